@@ -1,0 +1,1 @@
+"""Reading runs; never imports torch."""

@@ -1,0 +1,1 @@
+"""The typed schema of what conf/ holds."""

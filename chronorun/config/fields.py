@@ -1,0 +1,67 @@
+"""Declare and check configuration fields.
+
+A field carries its meaning, unit and range as dataclass metadata. ``--help``, the README's tables and
+the validation at construction are all derived from that one declaration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from chronorun.errors import UserError
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Declare a field with its meaning, unit and range (bounds are inclusive unless above/below)."""
+    metadata = {
+        "help": help,
+        "unit": unit,
+        "at_least": at_least,
+        "at_most": at_most,
+        "above": above,
+        "below": below,
+    }
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def describe_range(metadata: Any) -> str:
+    """Write a field's range for people, such as ``> 0 and <= 1``; empty when it has none."""
+    signs = (("at_least", ">="), ("above", ">"), ("at_most", "<="), ("below", "<"))
+    return " and ".join(
+        f"{sign} {metadata[key]:g}" for key, sign in signs if metadata.get(key) is not None
+    )
+
+
+def check_ranges(config: Any, group: str) -> None:
+    """Raise UserError for the first numeric field of the dataclass outside its declared range."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not field.metadata or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        bounds = field.metadata
+        outside = (
+            not math.isfinite(value)
+            or (bounds["at_least"] is not None and value < bounds["at_least"])
+            or (bounds["at_most"] is not None and value > bounds["at_most"])
+            or (bounds["above"] is not None and value <= bounds["above"])
+            or (bounds["below"] is not None and value >= bounds["below"])
+        )
+        if outside:
+            rule = describe_range(bounds) or "a finite number"
+            raise UserError(
+                f"configuration: {group}.{field.name}={value}, expected {rule}; "
+                f"correct the override or the config file"
+            )

@@ -1,0 +1,82 @@
+"""The language model (group ``model``) and its router (group ``router``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from chronorun.config.fields import check_ranges, option
+from chronorun.errors import UserError
+
+
+class GateOrder(Enum):
+    """Whether gate weights are a softmax over the chosen experts or over all of them."""
+
+    topk_then_softmax = "topk_then_softmax"
+    softmax_then_topk = "softmax_then_topk"
+
+
+@dataclass
+class ModelConfig:
+    """GPT with Mixture-of-Experts layers."""
+
+    n_layers: int = option(4, "transformer blocks", at_least=1)
+    d_model: int = option(128, "width of the residual stream", at_least=8)
+    n_heads: int = option(4, "attention heads", at_least=1)
+    context_length: int = option(128, "longest sequence", unit="tokens", at_least=8)
+    d_ff: int | None = option(
+        None, "hidden width of one expert and of dense MLPs (null: 4 d_model)", at_least=1
+    )
+    num_experts: int = option(8, "experts per MoE layer at the start", at_least=1)
+    top_k: int = option(2, "experts each token is sent to", at_least=1)
+    moe_stride: int = option(1, "every n-th block has an MoE layer", at_least=1)
+    dropout: float = option(0.0, "dropout after attention and MLP", at_least=0.0, below=1.0)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "model")
+        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+            raise UserError(
+                f"configuration: model.d_model={self.d_model}, expected an even multiple of "
+                f"model.n_heads={self.n_heads}; change one of the two"
+            )
+        if self.top_k > self.num_experts:
+            raise UserError(
+                f"configuration: model.top_k={self.top_k}, expected <= "
+                f"model.num_experts={self.num_experts}; lower top_k or add experts"
+            )
+        if self.moe_stride > self.n_layers:
+            raise UserError(
+                f"configuration: model.moe_stride={self.moe_stride}, expected <= "
+                f"model.n_layers={self.n_layers}; otherwise no layer has experts"
+            )
+
+    @property
+    def ff_width(self) -> int:
+        """Hidden width F of one expert."""
+        return self.d_ff if self.d_ff is not None else 4 * self.d_model
+
+    @property
+    def num_moe_layers(self) -> int:
+        """Blocks that hold an MoE layer: the last of every ``moe_stride`` blocks."""
+        return self.n_layers // self.moe_stride
+
+
+@dataclass
+class RouterConfig:
+    """Top-k router: gate order, balancing, capacity."""
+
+    gate_order: GateOrder = option(
+        GateOrder.topk_then_softmax,
+        "softmax over the chosen experts (topk_then_softmax) or over all (softmax_then_topk)",
+    )
+    noisy: bool = option(False, "noisy top-k (Shazeer et al. 2017)")
+    load_balancing_coef: float = option(0.01, "weight of the load-balancing loss", at_least=0.0)
+    z_loss_coef: float = option(0.001, "weight of the router z-loss", at_least=0.0)
+    loss_free: bool = option(False, "loss-free balancing by a selection bias (Wang et al. 2024)")
+    bias_update_rate: float = option(0.001, "step of the loss-free bias", at_least=0.0)
+    capacity_factor: float | None = option(
+        None, "tokens an expert may take, over its even share (null: dropless)", above=0.0
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "router")

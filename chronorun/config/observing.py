@@ -1,0 +1,58 @@
+"""What is observed (group ``telemetry``) and where figures are shown (group ``tracking``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from chronorun.config.fields import check_ranges, option
+
+
+@dataclass
+class TelemetryConfig:
+    """Routing telemetry."""
+
+    enabled: bool = option(True, "record routing and write snapshots")
+    write_events: bool = option(True, "write routing_events.jsonl (one line per step and layer)")
+    token_types: int = option(256, "token-type buckets of a basin", at_least=2)
+    position_buckets: int = option(16, "position buckets of a basin", at_least=1)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "telemetry")
+
+
+class WandbMode(Enum):
+    """W&B modes; the environment's WANDB_MODE stands where the config says nothing else."""
+
+    auto = "auto"
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases."""
+
+    mode: WandbMode = option(WandbMode.auto, "auto: WANDB_MODE if set, else offline")
+    project: str = option("chronorun", "project the run belongs to")
+    group: str | None = option(None, "group the run belongs to")
+    job_type: str | None = option(None, "job type within the group")
+    start_timeout_s: float = option(5.0, "longest wait at the start", unit="s", above=0.0)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "tracking.wandb")
+
+
+@dataclass
+class TrackingConfig:
+    """Progress display and trackers."""
+
+    progress: bool = option(True, "show progress")
+    log_interval: int = option(
+        10, "steps between rows of metrics.jsonl and progress updates", unit="steps", at_least=1
+    )
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "tracking")

@@ -1,0 +1,17 @@
+"""The ``scenario`` group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chronorun.config.fields import check_ranges, option
+
+
+@dataclass
+class ScenarioConfig:
+    """Fields of the group."""
+
+    enabled: bool = option(False, "act at all")
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "scenario")

@@ -1,0 +1,1 @@
+"""What every room may use: lazy exports, JSON lines, atomic files."""

@@ -1,0 +1,1 @@
+"""Soft control of routing."""

@@ -1,0 +1,140 @@
+"""The Mixture-of-Experts layer: lens, router, dispatch, experts, combine.
+
+The layer knows nothing of telemetry, governance or lifecycle. It calls an ``observer`` it was handed,
+passes the router's input through a ``lens`` it was handed, and offers its per-expert tensors by name
+(``slot_tensors``, ``set_slot_tensors``), which is all a population manager needs of a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from chronorun.config.model import ModelConfig, RouterConfig
+from chronorun.model.experts import (
+    ExpertBank,
+    combine,
+    count_assignments,
+    dispatch,
+    sort_by_expert,
+)
+from chronorun.model.losses import load_balancing_loss, router_z_loss
+from chronorun.model.router import Router
+from chronorun.model.shapes import Observer, RouterLosses, Routing
+
+
+def keep_within_capacity(
+    expert_index_KT: Tensor, order_N: Tensor, inverse_N: Tensor, counts_E: Tensor, capacity: int
+) -> Tensor:
+    """Return kept_KT, true for the first ``capacity`` assignments of each expert.
+
+    First choices of all tokens go before second choices, earlier tokens before later ones (GShard,
+    arXiv:2006.16668, and nanoMoE).
+    """
+    starts_E = counts_E.cumsum(0) - counts_E
+    place_N = inverse_N - starts_E[expert_index_KT.flatten()]
+    return (place_N < capacity).view_as(expert_index_KT)
+
+
+class MoELayer(nn.Module):
+    """Sends each token to the ``top_k`` best of the layer's live experts."""
+
+    def __init__(self, layer_id: int, model: ModelConfig, router: RouterConfig, experts: int):
+        super().__init__()
+        self.layer_id = layer_id
+        self.top_k = model.top_k
+        self.capacity_factor = router.capacity_factor
+        self.router = Router(model.d_model, experts, router)
+        self.experts = ExpertBank(experts, model.d_model, model.ff_width)
+        self.observer: Observer | None = None
+        self.lens: Callable[[Tensor], Tensor] | None = None
+        self.routing_override: Callable[[Tensor], Tensor] | None = None
+        self.output_hook: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    @property
+    def num_experts(self) -> int:
+        """Live experts, read off the weights."""
+        return self.router.weight.shape[0]
+
+    def route(self, x_TD: Tensor) -> tuple[Routing, Tensor, Tensor]:
+        """Choose experts for each token; returns the routing, order_N and inverse_N."""
+        with torch.autocast(x_TD.device.type, enabled=False):
+            x_TD = x_TD.float()
+            if self.lens is not None:
+                x_TD = self.lens(x_TD)
+            logits_TE = self.router.logits(x_TD)
+            if self.routing_override is not None:
+                logits_TE = self.routing_override(logits_TE)
+            probs_TE = torch.softmax(logits_TE, dim=-1)
+            index_KT, gate_KT = self.router.choose(logits_TE, probs_TE, self.top_k)
+        order_N, inverse_N = sort_by_expert(index_KT)
+        counts_E = count_assignments(index_KT, self.num_experts)
+        kept_KT = None
+        if self.capacity_factor is not None:
+            even = index_KT.numel() / self.num_experts
+            capacity = math.ceil(self.capacity_factor * even)
+            kept_KT = keep_within_capacity(index_KT, order_N, inverse_N, counts_E, capacity)
+            gate_KT = gate_KT * kept_KT
+        routing = Routing(x_TD, logits_TE, probs_TE, index_KT, gate_KT, kept_KT, counts_E)
+        return routing, order_N, inverse_N
+
+    def forward(self, x_BSD: Tensor) -> tuple[Tensor, RouterLosses]:
+        """Transform tokens: [B, S, D] -> ([B, S, D], auxiliary losses)."""
+        x_TD = x_BSD.flatten(0, -2)
+        routing, order_N, inverse_N = self.route(x_TD)
+        counts_E = routing.tokens_per_expert_E
+        # Dropped assignments are computed with gate 0: shapes stay free of a host sync.
+        y_ND = self.experts(dispatch(x_TD, order_N, inverse_N), counts_E)
+        if self.output_hook is not None:
+            y_ND = self.output_hook(y_ND, routing.expert_index_KT.flatten()[order_N])
+        y_TD = combine(y_ND, routing.gate_KT, order_N, inverse_N)
+        losses = RouterLosses(
+            load_balancing_loss(routing.probs_TE, counts_E, self.num_experts),
+            router_z_loss(routing.logits_TE),
+        )
+        if self.training:
+            self._observe(routing)
+        return y_TD.view_as(x_BSD), losses
+
+    def _observe(self, routing: Routing) -> None:
+        if self.router.config.loss_free:
+            self.router.load.add_(routing.tokens_per_expert_E)
+        if self.observer is None:
+            return
+        if routing.kept_KT is not None:
+            dispatched_E = torch.zeros_like(routing.tokens_per_expert_E).scatter_add_(
+                0, routing.expert_index_KT.flatten(), routing.kept_KT.flatten().long()
+            )
+            routing = Routing(
+                routing.x_TD,
+                routing.logits_TE,
+                routing.probs_TE,
+                routing.expert_index_KT,
+                routing.gate_KT,
+                routing.kept_KT,
+                dispatched_E,
+            )
+        self.observer(self.layer_id, routing.detach())
+
+    def slot_tensors(self) -> dict[str, Tensor]:
+        """Return every tensor whose first dimension is the expert slot, by qualified name."""
+        tensors: dict[str, Tensor] = {
+            "router.weight": self.router.weight,
+            "router.logit_offset": self.router.logit_offset,
+            "router.selection_bias": self.router.selection_bias,
+            "router.load": self.router.load,
+            "experts.w1": self.experts.w1,
+            "experts.w2": self.experts.w2,
+        }
+        if self.router.noise_weight is not None:
+            tensors["router.noise_weight"] = self.router.noise_weight
+        return tensors
+
+    def set_slot_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace per-expert tensors by ones with another number of slots (all of them at once)."""
+        for name, tensor in tensors.items():
+            owner = self.router if name.startswith("router.") else self.experts
+            setattr(owner, name.partition(".")[2], tensor)

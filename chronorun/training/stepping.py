@@ -1,0 +1,140 @@
+"""One optimizer step: batch, forward, backward, guard against non-finite values, update."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chronorun.config.run import RunConfig
+from chronorun.config.training import Device, Precision
+from chronorun.data import TokenSplit, train_batch
+from chronorun.errors import NonFiniteError, UserError
+from chronorun.model import GPT
+from chronorun.training.schedule import learning_rate
+
+MicroBatchHook = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Figures of one step, still on the device: mean loss, auxiliary losses, gradient norm."""
+
+    loss: Tensor
+    load_balancing_loss: Tensor
+    router_z_loss: Tensor
+    grad_norm: Tensor
+    lr: float
+
+
+def choose_device(device: Device) -> torch.device:
+    """Return the device to compute on; ``auto`` takes a GPU when there is one."""
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise UserError(
+            "device: training.device=cuda, expected a CUDA GPU, found none; "
+            "use training.device=auto"
+        )
+    if device is Device.cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
+    """Return the autocast context of a forward pass; ``auto`` is bf16 on CUDA, fp32 on the CPU."""
+    bf16 = precision is Precision.bf16 or (
+        precision is Precision.auto and device.type == "cuda"
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)  # type: ignore[return-value]
+
+
+class Stepper:
+    """Takes training steps; the batch and the learning rate are pure functions of the step."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: GPT,
+        optimizer: torch.optim.Optimizer,
+        split: TokenSplit,
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.optimizer = optimizer
+        self.split = split
+        self.device = device
+        # On a GPU the update itself is skipped on the device (fused AdamW reads found_inf), and the
+        # host looks at the flag only where it logs anyway: no sync inside a step.
+        self.non_finite = torch.zeros((), device=device)
+
+    def take(
+        self,
+        step: int,
+        before_forward: MicroBatchHook,
+        domain_weights: Mapping[str, float] | None = None,
+    ) -> StepResult:
+        """Take step ``step`` (counted from 0). Raises NonFiniteError before a bad update."""
+        training = self.config.training
+        lr = learning_rate(step, self.config.optimizer, training.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        batch = train_batch(
+            self.split,
+            seed=self.config.seed,
+            step=step,
+            batch_size=training.batch_size,
+            context_length=self.config.model.context_length,
+            domain_weights=domain_weights,
+        )
+        tokens = torch.from_numpy(batch).to(self.device, non_blocking=True)
+        sums = self._accumulate(tokens, before_forward)
+        norm = self._clip()
+        self._guard(step, sums[0] + norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for layer in self.model.moe_layers():
+            layer.router.update_selection_bias()
+        return StepResult(sums[0], sums[1], sums[2], norm, lr)
+
+    def _accumulate(self, tokens: Tensor, before_forward: MicroBatchHook) -> Tensor:
+        router, parts = self.config.router, self.config.training.grad_accum_steps
+        sums = torch.zeros(3, device=self.device)
+        for micro in tokens.chunk(parts):
+            inputs, targets = micro[:, :-1], micro[:, 1:]
+            before_forward(inputs)
+            with autocast(self.device, self.config.training.precision):
+                out = self.model(inputs, targets)
+            assert out.loss is not None
+            total = (
+                out.loss
+                + router.load_balancing_coef * out.load_balancing_loss
+                + router.z_loss_coef * out.router_z_loss
+            )
+            (total / parts).backward()
+            terms = torch.stack([out.loss, out.load_balancing_loss, out.router_z_loss])
+            sums += terms.detach() / parts
+        return sums
+
+    def _clip(self) -> Tensor:
+        limit = self.config.optimizer.grad_clip
+        return torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), limit if limit > 0 else float("inf")
+        )
+
+    def _guard(self, step: int, figure: Tensor) -> None:
+        self.non_finite = torch.maximum(self.non_finite, (~torch.isfinite(figure)).float())
+        if self.device.type == "cuda":
+            self.optimizer.found_inf = self.non_finite  # type: ignore[attr-defined]
+        else:
+            self.check_finite(step)
+
+    def check_finite(self, step: int) -> None:
+        """Raise NonFiniteError if a loss or gradient since the start was NaN or infinite."""
+        if self.non_finite.item():
+            raise NonFiniteError(
+                f"training: loss or gradient at step {step} is not finite, expected a number; "
+                f"nothing was updated: lower optimizer.lr and resume from the last checkpoint"
+            )

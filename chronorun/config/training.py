@@ -37,17 +37,15 @@ class Precision(Enum):
 class OptimizerConfig:
     """AdamW with warm-up and decay."""
 
-    lr: float = option(2e-3, "peak learning rate", above=0.0)
+    lr: float = option(3e-3, "peak learning rate", above=0.0)
     beta1: float = option(0.9, "decay of the first moment", at_least=0.0, below=1.0)
-    beta2: float = option(0.99, "decay of the second moment", at_least=0.0, below=1.0)
+    beta2: float = option(0.95, "decay of the second moment", at_least=0.0, below=1.0)
     eps: float = option(1e-8, "added to the denominator", above=0.0)
     weight_decay: float = option(0.1, "decoupled weight decay of matrices", at_least=0.0)
     grad_clip: float = option(1.0, "largest gradient norm (0: no clipping)", at_least=0.0)
     schedule: Schedule = option(Schedule.cosine, "decay after the warm-up")
     warmup_steps: int = option(50, "linear warm-up", unit="steps", at_least=0)
-    min_lr_ratio: float = option(
-        0.1, "last learning rate over the peak", at_least=0.0, at_most=1.0
-    )
+    min_lr_ratio: float = option(0.1, "last learning rate over the peak", at_least=0.0, at_most=1.0)
     wsd_decay_fraction: float = option(
         0.2, "share of all steps in the decay of wsd", above=0.0, at_most=1.0
     )

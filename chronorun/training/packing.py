@@ -24,7 +24,9 @@ def pack(state: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
             return {_MARK: path}
         if isinstance(node, Mapping):
             assert all(isinstance(key, str) for key in node), f"non-string key below {path!r}"
-            return {key: walk(value, f"{path}.{key}" if path else key) for key, value in node.items()}
+            return {
+                key: walk(value, f"{path}.{key}" if path else key) for key, value in node.items()
+            }
         if isinstance(node, list | tuple):
             return [walk(value, f"{path}.{index}") for index, value in enumerate(node)]
         return node

@@ -1,0 +1,112 @@
+"""JSON lines: one record a line, one write a line, so that a crash can tear at most the last one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from chronorun.errors import StorageError
+
+
+@dataclass(frozen=True)
+class LogState:
+    """Length of a log and the sha256 of all its bytes, as stored in a checkpoint."""
+
+    offset: int
+    sha256: str
+
+
+class JsonlWriter:
+    """Appends records to a file that stays open.
+
+    With ``resume_at`` the file is first cut back to that state: its prefix must be intact, and what
+    lies beyond is kept beside it as ``<name>.orphaned-N``.
+    """
+
+    def __init__(self, path: Path | str, *, resume_at: LogState | None = None) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._hash = hashlib.sha256()
+        self._offset = 0
+        if resume_at is not None:
+            self._cut_back(resume_at)
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        if resume_at is None and (size := os.fstat(self._fd).st_size):
+            os.close(self._fd)
+            raise StorageError(
+                f"log: {self.path} holds {size} bytes already, expected a new file; "
+                f"resume the run or choose another folder"
+            )
+
+    def _cut_back(self, state: LogState) -> None:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        prefix, tail = content[: state.offset], content[state.offset :]
+        self._hash.update(prefix)
+        if len(prefix) < state.offset or self._hash.hexdigest() != state.sha256:
+            raise StorageError(
+                f"log: {self.path} differs from what the checkpoint recorded in its first "
+                f"{state.offset} bytes; resume from another checkpoint or restore the file"
+            )
+        if tail:
+            orphan_bytes(self.path, tail)
+            os.truncate(self.path, state.offset)
+        self._offset = state.offset
+
+    def write(self, record: Any) -> None:
+        """Append one record (a dict, dataclass or msgspec struct). Floats read back exactly."""
+        line = msgspec.json.encode(record) + b"\n"
+        if os.write(self._fd, line) != len(line):
+            raise StorageError(
+                f"log: {self.path} could not take a whole line; free some disk space"
+            )
+        self._hash.update(line)
+        self._offset += len(line)
+
+    def state(self) -> LogState:
+        """Return the log's length and hash as of the last record."""
+        return LogState(self._offset, self._hash.hexdigest())
+
+    def close(self) -> None:
+        """Flush to the disk and close; further calls do nothing."""
+        if self._fd >= 0:
+            os.fsync(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def orphan_bytes(path: Path, tail: bytes) -> Path:
+    """Keep bytes that a resume cuts off, in the first free ``<name>.orphaned-N``."""
+    number = 1
+    while (kept := path.with_name(f"{path.name}.orphaned-{number}")).exists():
+        number += 1
+    kept.write_bytes(tail)
+    return kept
+
+
+def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
+    """Yield the records of a log; a torn last line is dropped.
+
+    Raises StorageError naming file and line for a bad line that is not the last.
+    """
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = msgspec.json.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                if not line.endswith(b"\n"):
+                    return
+                raise StorageError(
+                    f"log: {path} line {number} is not JSON ({error}); restore the file"
+                ) from error
+            if not isinstance(record, dict):
+                raise StorageError(
+                    f"log: {path} line {number} is a {type(record).__name__}, expected an object; "
+                    f"restore the file"
+                )
+            yield record

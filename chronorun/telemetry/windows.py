@@ -1,0 +1,66 @@
+"""What one window of training steps looked like, on the host."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chronorun.telemetry.events import RoutingEvent
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LayerWindow:
+    """Statistics of one layer; E live experts, one row of ``counts`` per step.
+
+    ``overflow_fraction`` is the share of assignments beyond 1.25 times the even share per expert,
+    dropped ones included; ``co_selection[i, j]`` counts tokens sent to both i and j, its diagonal is
+    each expert's own count.
+    """
+
+    layer_id: int
+    top_k: int
+    counts: Counts
+    prob_sums: NDArray[np.float64]
+    token_entropy_nats: float
+    overflow_fraction: float
+    dropped_fraction: float
+    token_types: Counts
+    positions: Counts
+    co_selection: Counts
+
+
+@dataclass(frozen=True)
+class WindowStats:
+    """All layers over the steps since the last snapshot."""
+
+    steps: list[int]
+    losses: list[float]
+    tokens: list[int]
+    layers: list[LayerWindow]
+
+    def routing_events(
+        self, run_id: str, mode: str = "TRAIN", timestamp: float | None = None
+    ) -> list[RoutingEvent]:
+        """Return one RoutingEvent per step and layer, in that order."""
+        now = time.time() if timestamp is None else timestamp
+        return [
+            RoutingEvent(
+                timestamp=now,
+                run_id=run_id,
+                step=step,
+                mode=mode,
+                layer_id=layer.layer_id,
+                n_experts=layer.counts.shape[1],
+                top_k=layer.top_k,
+                expert_token_counts=layer.counts[row].tolist(),
+                active_experts=np.flatnonzero(layer.counts[row]).tolist(),
+                loss=self.losses[row],
+            )
+            for row, step in enumerate(self.steps)
+            for layer in self.layers
+        ]

@@ -1,0 +1,164 @@
+"""The evaluation checkpoint: window -> snapshot -> alerts -> controller -> lens -> logs.
+
+Everything observed between two checkpoints stays on the device; here it comes over in one copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chronorun.config.run import RunConfig
+from chronorun.errors import UserError
+from chronorun.governance import ChronoLens, ControlDecision, Controller, save_priors
+from chronorun.model import GPT, MoELayer
+from chronorun.telemetry import (
+    AlertHistory,
+    LayerWindow,
+    RoutingRecorder,
+    SystemSnapshot,
+    WindowStats,
+)
+from chronorun.training.logs import RunLogs
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What one evaluation checkpoint found: metrics by name, alerts, the records behind them."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    alerts: list[str] = field(default_factory=list)
+    snapshot: SystemSnapshot | None = None
+    decisions: list[ControlDecision] = field(default_factory=list)
+
+
+class Heartbeat:
+    """Owns what watches and steers the routing of one run, and its state in checkpoints."""
+
+    def __init__(
+        self, config: RunConfig, model: GPT, logs: RunLogs, device: torch.device, vocab_size: int
+    ) -> None:
+        if config.governance.enabled and not config.telemetry.enabled:
+            raise UserError(
+                "configuration: telemetry.enabled=False, expected True while governance acts on "
+                "it; add governance=off or drop telemetry=off"
+            )
+        self.config = config
+        self.layers = model.moe_layers()
+        self.logs = logs
+        self.alert_history = AlertHistory()
+        self.recorder = self._recorder(device, vocab_size) if config.telemetry.enabled else None
+        self.controller: Controller | None = None
+        self.lenses: dict[int, ChronoLens] = {}
+        if config.governance.enabled:
+            self._govern(device)
+
+    def _recorder(self, device: torch.device, vocab_size: int) -> RoutingRecorder:
+        recorder = RoutingRecorder(
+            [layer.num_experts for layer in self.layers],
+            self.config.model.top_k,
+            self.config.training.eval_interval,
+            device,
+            self.config.telemetry,
+            vocab_size,
+        )
+        for layer in self.layers:
+            layer.observer = recorder.observe
+        return recorder
+
+    def _govern(self, device: torch.device) -> None:
+        governance = self.config.governance
+        self.controller = Controller(
+            len(self.layers),
+            [layer.num_experts for layer in self.layers],
+            governance,
+            writer=self.logs.control_decisions,
+        )
+        self.controller.initialize(self.config.run_id)
+        for layer in self.layers:
+            lens = ChronoLens(self.config.model.d_model, layer_id=layer.layer_id).to(device)
+            lens.set_router_weights(lambda layer=layer: layer.router.weight)
+            layer.lens = lens
+            self.lenses[layer.layer_id] = lens
+        if governance.priors_from:
+            self.controller.load_priors(governance.priors_from)
+
+    def beat(self, step: int, train_loss: float, val_loss: float) -> Beat:
+        """Close the window at ``step`` and let the controller answer it."""
+        if self.recorder is None:
+            return Beat()
+        window = self.recorder.flush()
+        run_id = self.config.run_id
+        snapshot = SystemSnapshot.from_window(
+            window, step, train_loss, val_loss, run_id, "gpt-moe", self.alert_history
+        )
+        if self.config.telemetry.write_events:
+            for event in window.routing_events(run_id):
+                self.logs.routing_events.write(event.to_dict())
+        self.logs.snapshots.write(snapshot.to_dict())
+        decisions: list[ControlDecision] = []
+        if self.controller is not None:
+            decisions = self.controller.update(snapshot, self.lenses)
+        metrics = _routing_metrics(snapshot, window) | _control_metrics(decisions)
+        return Beat(metrics, list(snapshot.alerts), snapshot, decisions)
+
+    def finish(self, run_dir: Path) -> None:
+        """Save what this run taught about its layers, for ``governance.priors_from``."""
+        if self.controller is not None:
+            save_priors(
+                self.controller.get_all_states(),
+                run_dir / "priors.json.gz",
+                self.config.governance,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return recorder, alert, controller and lens state (nested, with tensors)."""
+        return {
+            "alerts": self.alert_history.state_dict(),
+            "recorder": self.recorder.state_dict() if self.recorder else None,
+            "controller": self.controller.state_dict() if self.controller else None,
+            "lenses": {str(key): lens.state_dict() for key, lens in self.lenses.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self.alert_history.load_state_dict(state["alerts"])
+        if self.recorder is not None and state["recorder"] is not None:
+            self.recorder.load_state_dict(state["recorder"])
+        if self.controller is not None and state["controller"] is not None:
+            self.controller.load_state_dict(state["controller"])
+        for key, saved in state["lenses"].items():
+            if int(key) in self.lenses:
+                self.lenses[int(key)].load_state_dict(saved)
+
+
+def _routing_metrics(snapshot: SystemSnapshot, window: WindowStats) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for layer, stats in zip(snapshot.layers, window.layers, strict=True):
+        name = f"moe/L{layer.layer_id}"
+        metrics |= {
+            f"{name}/num_experts": len(layer.utilization_shares),
+            f"{name}/n_effective": layer.n_effective,
+            f"{name}/top2_share": layer.top2_share,
+            f"{name}/dead_expert_count": layer.dead_expert_count,
+            f"{name}/token_entropy_nats": stats.token_entropy_nats,
+            f"{name}/overflow_fraction": stats.overflow_fraction,
+            f"{name}/dropped_fraction": stats.dropped_fraction,
+        }
+    return metrics
+
+
+def _control_metrics(decisions: list[ControlDecision]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for decision in decisions:
+        name = f"moe/L{decision.layer_id}"
+        metrics |= {
+            f"{name}/topology_debt": decision.computed["debt"],
+            f"{name}/pressure": decision.computed["pressure"],
+            f"{name}/lens_scale": decision.actuator["lens_scale"],
+            f"{name}/abstain": float(decision.computed["abstain"]),
+        }
+    return metrics

@@ -1,0 +1,149 @@
+"""One training run from its configuration to its summary."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from chronorun.config.run import RunConfig
+from chronorun.data import TokenizedCorpus, bigram_nats_per_token, load_corpus
+from chronorun.errors import RunInterrupted, StorageError
+from chronorun.model import GPT
+from chronorun.tracking.protocol import RunInfo, Tracker
+from chronorun.training.checkpoint import Checkpoint, load_checkpoint, newest_good_checkpoint
+from chronorun.training.heartbeat import Heartbeat
+from chronorun.training.logs import RunLogs
+from chronorun.training.optimizer import build_optimizer
+from chronorun.training.run_folder import finish_run_folder, open_run_folder
+from chronorun.training.scenarios import build_scenario
+from chronorun.training.signals import StopRequest
+from chronorun.training.stepping import choose_device
+from chronorun.training.trainer import Trainer
+
+
+def run_training(
+    config: RunConfig, composed: DictConfig, run_dir: Path, trackers: Tracker
+) -> dict[str, Any]:
+    """Train as configured and return the summary (also in ``run_dir/summary.json``).
+
+    Raises UserError, StorageError, NonFiniteError or RunInterrupted; logs and trackers are closed
+    in every case.
+    """
+    device = choose_device(config.training.device)
+    corpus = load_corpus(config.data, config.tokenizer, min_tokens=config.model.context_length + 1)
+    checkpoint = _checkpoint_to_resume(config, run_dir, trackers)
+    _set_threads(config, checkpoint)
+    open_run_folder(config, composed, run_dir, corpus, device)
+    logs = RunLogs(run_dir, checkpoint.state["logs"] if checkpoint else None)
+    status = "failed"
+    trainer: Trainer | None = None
+    summary: dict[str, Any] = {"run_id": config.run_id, "status": status}
+    try:
+        trainer = _build(config, corpus, logs, trackers, run_dir, device, checkpoint)
+        trackers.start(_run_info(config, composed, run_dir, trainer, checkpoint))
+        with StopRequest() as stop:
+            trainer.run(stop)
+        status = "completed"
+    except RunInterrupted:
+        status = "interrupted"
+        raise
+    finally:
+        if trainer is not None:
+            trainer.heartbeat.finish(run_dir)
+            trainer.scenario.finish(run_dir)
+            summary = trainer.summary(status, _baseline(corpus) | {"run_dir": str(run_dir)})
+        logs.close()
+        finish_run_folder(run_dir, summary, logs)
+        trackers.finish(summary)
+    return summary
+
+
+def _checkpoint_to_resume(config: RunConfig, run_dir: Path, trackers: Tracker) -> Checkpoint | None:
+    if config.resume is None:
+        return None
+    asked = Path(config.resume)
+    if asked.parent.name == "checkpoints":
+        return load_checkpoint(asked)
+    checkpoint, notices = newest_good_checkpoint(run_dir)
+    for notice in notices:
+        trackers.notice(notice)
+    if checkpoint is None and config.resume != "auto":
+        raise StorageError(
+            f"resume: {config.resume} holds no usable checkpoint, expected checkpoints/step_*; "
+            f"start the run anew or name another folder"
+        )
+    if checkpoint is not None:
+        trackers.notice(f"resuming {config.run_id} after step {checkpoint.step}")
+    return checkpoint
+
+
+def _set_threads(config: RunConfig, checkpoint: Checkpoint | None) -> None:
+    # The number of threads changes the order of floating-point sums: a resumed run keeps its own.
+    saved = checkpoint.state["threads"] if checkpoint else None
+    torch.set_num_threads(saved or config.training.threads or os.cpu_count() or 1)
+
+
+def _build(
+    config: RunConfig,
+    corpus: TokenizedCorpus,
+    logs: RunLogs,
+    trackers: Tracker,
+    run_dir: Path,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
+) -> Trainer:
+    torch.manual_seed(config.seed)
+    population = None
+    if checkpoint is not None:
+        saved = checkpoint.state["population"]
+        population = [saved[str(layer)] for layer in range(len(saved))]
+    model = GPT(
+        config.model,
+        config.router,
+        corpus.vocab_size,
+        experts_per_layer=population,
+        generator=torch.Generator().manual_seed(config.seed),
+    ).to(device)
+    optimizer = build_optimizer(model, config.optimizer)
+    heartbeat = Heartbeat(config, model, logs, device, corpus.vocab_size)
+    scenario = build_scenario(config.scenario, config, model)
+    trainer = Trainer(
+        config, corpus, model, optimizer, heartbeat, scenario, logs, trackers, run_dir, device
+    )
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    return trainer
+
+
+def _run_info(
+    config: RunConfig,
+    composed: DictConfig,
+    run_dir: Path,
+    trainer: Trainer,
+    checkpoint: Checkpoint | None,
+) -> RunInfo:
+    # resolve=False: an interpolation such as ${oc.env:...} must not carry a secret into a tracker.
+    plain = OmegaConf.to_container(composed, resolve=False, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return RunInfo(
+        run_id=config.run_id,
+        run_dir=run_dir,
+        max_steps=config.training.max_steps,
+        start_step=trainer.step,
+        tokens_per_step=trainer.tokens_per_step,
+        config={str(key): value for key, value in plain.items()},
+        population={str(x.layer_id): x.num_experts for x in trainer.model.moe_layers()},
+        resume_id=config.run_id if checkpoint is not None else None,
+    )
+
+
+def _baseline(corpus: TokenizedCorpus) -> dict[str, float]:
+    """Return the loss of a bigram model fitted to the same training split."""
+    bigram = bigram_nats_per_token(
+        corpus.split("train").tokens, corpus.split("val").tokens, corpus.vocab_size
+    )
+    return {"bigram_loss": bigram, "bigram_loss_per_byte": bigram / corpus.bytes_per_token}

@@ -1,0 +1,268 @@
+"""The training loop of one run: steps, evaluation checkpoints, logs, saved checkpoints.
+
+A step is counted when it is done: row ``step: 20`` of metrics.jsonl describes the model after 20 updates,
+and so does the checkpoint folder ``step_00000020``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chronorun.config.run import RunConfig
+from chronorun.data import TokenizedCorpus, fixed_batches
+from chronorun.errors import RunInterrupted
+from chronorun.model import GPT
+from chronorun.tracking.protocol import Tracker
+from chronorun.training.checkpoint import (
+    Checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    prune_checkpoints,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
+from chronorun.training.evaluate import evaluate
+from chronorun.training.heartbeat import Heartbeat
+from chronorun.training.logs import RunLogs
+from chronorun.training.packing import pack, unpack
+from chronorun.training.scenarios import Scenario
+from chronorun.training.signals import StopRequest
+from chronorun.training.stepping import Stepper, StepResult, autocast
+
+
+class Trainer:
+    """Runs the steps of one run from wherever it stands to ``training.max_steps``."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        corpus: TokenizedCorpus,
+        model: GPT,
+        optimizer: torch.optim.Optimizer,
+        heartbeat: Heartbeat,
+        scenario: Scenario,
+        logs: RunLogs,
+        tracker: Tracker,
+        run_dir: Path,
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.corpus = corpus
+        self.model = model
+        self.optimizer = optimizer
+        self.heartbeat = heartbeat
+        self.scenario = scenario
+        self.logs = logs
+        self.tracker = tracker
+        self.run_dir = run_dir
+        self.device = device
+        self.stepper = Stepper(config, model, optimizer, corpus.split("train"), device)
+        self.step = 0
+        self.best: dict[str, float] | None = None
+        self.last: dict[str, float] = {}
+        self.alerts_total = 0
+        self.train_seconds = 0.0
+        self.wall_before = 0.0
+        self.started = time.perf_counter()
+        self._val_batches = self._fixed(config.training.eval_batches)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens one step trains on."""
+        return self.config.training.batch_size * self.config.model.context_length
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds this run has taken, those before a resume included."""
+        return self.wall_before + time.perf_counter() - self.started
+
+    def run(self, stop: StopRequest) -> None:
+        """Train to the last step; on a stop request save first, then raise RunInterrupted."""
+        training = self.config.training
+        mark, steps_since = time.perf_counter(), 0
+        while self.step < training.max_steps:
+            result = self._train_step()
+            steps_since += 1
+            log_now = self.step % self.config.tracking.log_interval == 0
+            beat_now = self.step % training.eval_interval == 0 or self.step == training.max_steps
+            metrics: dict[str, float] = {}
+            if log_now or beat_now:
+                metrics |= self._figures(result)
+                elapsed = time.perf_counter() - mark
+                self.train_seconds += elapsed
+                self._time(steps_since, elapsed)
+            if beat_now:
+                metrics |= self._evaluation_checkpoint(result)
+            if metrics:
+                self.logs.metrics.write({"step": self.step} | metrics)
+                self.last |= metrics
+                rate = steps_since * self.tokens_per_step / max(elapsed, 1e-9)
+                self.tracker.log(self.step, metrics | {"tokens_per_second": rate})
+                mark, steps_since = time.perf_counter(), 0
+            self._save_if_due(stop)
+
+    def _train_step(self) -> StepResult:
+        for record in self.scenario.before_step(self.step):
+            self.logs.scenario_events.write(record)
+            self.tracker.notice(f"scenario: {record.get('event', 'stress')} at step {self.step}")
+        recorder = self.heartbeat.recorder
+        ignore = (lambda tokens: None) if recorder is None else recorder.begin_step
+        result = self.stepper.take(self.step, ignore, self.scenario.domain_weights(self.step))
+        self.step += 1
+        if recorder is not None:
+            recorder.end_step(self.step, result.loss)
+        return result
+
+    def _figures(self, result: StepResult) -> dict[str, float]:
+        if self.device.type == "cuda":
+            self.stepper.check_finite(self.step)
+        return {
+            "train/loss": result.loss.item(),
+            "train/load_balancing_loss": result.load_balancing_loss.item(),
+            "train/router_z_loss": result.router_z_loss.item(),
+            "train/grad_norm": result.grad_norm.item(),
+            "train/lr": result.lr,
+        }
+
+    def _time(self, steps: int, seconds: float) -> None:
+        rate = steps * self.tokens_per_step / max(seconds, 1e-9)
+        self.logs.timings.write(
+            {"step": self.step, "steps": steps, "seconds": seconds, "tokens_per_second": rate}
+        )
+
+    def _evaluation_checkpoint(self, result: StepResult) -> dict[str, float]:
+        metrics = {"val/loss": self._evaluate(self._val_batches)}
+        if self.best is None or metrics["val/loss"] < self.best["val_loss"]:
+            self.best = {"val_loss": metrics["val/loss"], "step": self.step}
+        beat = self.heartbeat.beat(self.step, result.loss.item(), metrics["val/loss"])
+        if beat.snapshot is not None:
+            for record in self.scenario.after_checkpoint(self.step, beat.snapshot, beat.decisions):
+                self.logs.scenario_events.write(record)
+        for alert in beat.alerts:
+            self.alerts_total += 1
+            self.tracker.alert(self.step, alert)
+        if self.step == self.config.training.max_steps:
+            metrics |= self._final_losses()
+        return metrics | beat.metrics
+
+    def _final_losses(self) -> dict[str, float]:
+        n = self.config.training.final_eval_batches
+        losses = {"val/final_loss": self._evaluate(self._fixed(n))}
+        if len(self.corpus.domains) > 1:
+            for domain in self.corpus.domains:
+                batches = self._fixed(max(1, n // 4), domain)
+                losses[f"val/final_loss/{domain}"] = self._evaluate(batches)
+        return losses
+
+    def _fixed(self, n: int, domain: str | None = None) -> list[Any]:
+        return fixed_batches(
+            self.corpus.split("val"),
+            n=n,
+            batch_size=self.config.training.batch_size,
+            context_length=self.config.model.context_length,
+            domain=domain,
+        )
+
+    def _evaluate(self, batches: list[Any]) -> float:
+        context = autocast(self.device, self.config.training.precision)
+        return evaluate(self.model, batches, self.device, context)
+
+    def _save_if_due(self, stop: StopRequest) -> None:
+        training = self.config.training
+        interval = training.checkpoint_interval
+        done = self.step == training.max_steps
+        due = done or (interval > 0 and self.step % interval == 0)
+        if due or stop.signal_number is not None:
+            self.save()
+        if stop.signal_number is not None and not done:
+            raise RunInterrupted(
+                f"interrupted after step {self.step}: everything is saved; "
+                f"continue with: chronorun train resume={self.run_dir}",
+                stop.signal_number,
+            )
+
+    def save(self) -> None:
+        """Write a checkpoint of this step and drop those no longer kept."""
+        if self.device.type == "cuda":
+            self.stepper.check_finite(self.step)
+        plain, tensors = pack(self._state())
+        save_checkpoint(
+            self.run_dir,
+            self.step,
+            {
+                "model": dict(self.model.state_dict()),
+                "optimizer": optimizer_tensors(self.model, self.optimizer),
+                "state": tensors,
+            },
+            plain,
+        )
+        best = int(self.best["step"]) if self.best and self.config.training.keep_best else None
+        prune_checkpoints(self.run_dir, self.config.training.keep_last, best)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "population": {str(x.layer_id): x.num_experts for x in self.model.moe_layers()},
+            "best": self.best,
+            "last": self.last,
+            "alerts_total": self.alerts_total,
+            "train_seconds": self.train_seconds,
+            "wall_seconds": self.wall_seconds,
+            "threads": torch.get_num_threads(),
+            "rng": rng_state(),
+            "heartbeat": self.heartbeat.state_dict(),
+            "scenario": self.scenario.state_dict(),
+            "logs": self.logs.state(),
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint, bit-equal to a run that never stopped.
+
+        The model's population must already be the checkpoint's; the logs were resumed before.
+        """
+        state = unpack(checkpoint.state, checkpoint.tensors["state"])
+        self.model.load_state_dict(checkpoint.tensors["model"])
+        load_optimizer_tensors(self.model, self.optimizer, checkpoint.tensors["optimizer"])
+        self.step = state["step"]
+        self.best, self.last = state["best"], state["last"]
+        self.alerts_total = state["alerts_total"]
+        self.train_seconds, self.wall_before = state["train_seconds"], state["wall_seconds"]
+        self.heartbeat.load_state_dict(state["heartbeat"])
+        self.scenario.load_state_dict(state["scenario"])
+        set_rng_state(state["rng"])
+
+    def summary(self, status: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what summary.json holds; ``extra`` adds what only the runner knows."""
+        val = self.last.get("val/final_loss", self.last.get("val/loss", math.nan))
+        tokens = self.step * self.tokens_per_step
+        prefix = "val/final_loss/"
+        return {
+            "run_id": self.config.run_id,
+            "status": status,
+            "steps": self.step,
+            "tokens": tokens,
+            "train_loss": self.last.get("train/loss", math.nan),
+            "val_loss": val,
+            "val_loss_per_byte": val / self.corpus.bytes_per_token,
+            "val_loss_by_domain": {
+                key.removeprefix(prefix): value
+                for key, value in self.last.items()
+                if key.startswith(prefix)
+            },
+            "tokens_per_second": tokens / self.train_seconds if self.train_seconds else 0.0,
+            "parameters": self.model.parameter_counts(),
+            "population": {str(x.layer_id): x.num_experts for x in self.model.moe_layers()},
+            "lifecycle": dict.fromkeys(
+                ("SPAWN", "PRUNE", "SPLIT", "MERGE", "REVIVE", "ROLLBACK"), 0
+            ),
+            "alerts_total": self.alerts_total,
+            "wall_seconds": self.wall_seconds,
+            **extra,
+        }

@@ -1,0 +1,205 @@
+"""The main job, run as a person runs it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import NANO, Chronorun
+
+LOGS = ("metrics", "routing_events", "snapshots", "control_decisions")
+
+
+def rows(path: Path, *, without: tuple[str, ...] = ()) -> list[dict[str, object]]:
+    parsed = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{k: v for k, v in row.items() if k not in without} for row in parsed]
+
+
+def loss_bits(run: Path) -> list[tuple[object, str, str]]:
+    return [
+        (row["step"], float(row["train/loss"]).hex(), float(row.get("val/loss", 0.0)).hex())  # type: ignore[arg-type]
+        for row in rows(run / "metrics.jsonl")
+    ]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert loss_bits(one) == loss_bits(other)
+    for log in LOGS:
+        hidden = ("timestamp", "run_id")
+        assert rows(one / f"{log}.jsonl", without=hidden) == rows(
+            other / f"{log}.jsonl", without=hidden
+        ), log
+    newest = sorted((one / "checkpoints").iterdir())[-1].name
+    for tensors in ("model.safetensors", "optimizer.safetensors"):
+        assert (one / "checkpoints" / newest / tensors).read_bytes() == (
+            other / "checkpoints" / newest / tensors
+        ).read_bytes(), tensors
+
+
+def test_train_writes_every_file_of_a_run_folder(chronorun: Chronorun, tmp_path: Path) -> None:
+    done = chronorun("train", *NANO, "run_id=first")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "outputs" / "first"
+    names = {path.name for path in run.iterdir()}
+    assert {
+        "run_manifest.json",
+        "config.yaml",
+        ".hydra",
+        "metrics.jsonl",
+        "routing_events.jsonl",
+        "snapshots.jsonl",
+        "control_decisions.jsonl",
+        "timings.jsonl",
+        "checkpoints",
+        "tokenizer",
+        "priors.json.gz",
+        "train.log",
+        "summary.json",
+    } <= names
+    assert (tmp_path / "outputs" / "run").resolve() == run.resolve()
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert summary["status"] == "completed"
+    assert summary["steps"] == 40
+    assert summary["tokens"] == 40 * 4 * 64
+    assert summary["population"] == {"0": 8, "1": 8}
+    assert summary["parameters"]["active"] < summary["parameters"]["total"]
+    assert set(summary["lifecycle"]) == {"SPAWN", "PRUNE", "SPLIT", "MERGE", "REVIVE", "ROLLBACK"}
+    assert [row["step"] for row in rows(run / "snapshots.jsonl")] == [10, 20, 30, 40]
+    assert len(rows(run / "routing_events.jsonl")) == 40 * 2
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_two_equal_runs_are_bit_equal(chronorun: Chronorun, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert chronorun("train", *NANO, f"run_id={name}").returncode == 0
+    assert_same_run(tmp_path / "outputs" / "one", tmp_path / "outputs" / "two")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("router=loss_free",),
+        ("router=noisy", "model.dropout=0.1"),
+        ("router.capacity_factor=1.0", "training.grad_accum_steps=2"),
+        ("scenario=collapse", "scenario.severity=mild", "scenario.start_step=8"),
+    ],
+    ids=["loss_free", "noisy_dropout", "capacity_accumulation", "collapse"],
+)
+def test_resume_is_bit_equal_to_a_run_never_stopped(
+    chronorun: Chronorun, tmp_path: Path, extra: tuple[str, ...]
+) -> None:
+    assert chronorun("train", *NANO, *extra, "run_id=whole").returncode == 0
+    # The schedule depends on max_steps, so the stopped run is cut back to a saved step instead:
+    # 17 lies inside a telemetry window, off every interval.
+    cut = ("training.checkpoint_interval=17", "training.keep_last=9")
+    assert chronorun("train", *NANO, *extra, *cut, "run_id=cut").returncode == 0
+    folder = tmp_path / "outputs" / "cut"
+    for step in (34, 40):
+        checkpoint = folder / "checkpoints" / f"step_{step:08d}"
+        checkpoint.rename(tmp_path / f"away-{step}")
+    done = chronorun("train", f"resume={folder}")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "outputs" / "whole", folder)
+    assert list(folder.glob("metrics.jsonl.orphaned-*"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_resume(
+    chronorun: Chronorun, tmp_path: Path, number: int, code: int, cache_dir: Path
+) -> None:
+    assert chronorun("train", *NANO, "run_id=whole", "training.max_steps=600").returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chronorun", "train", *NANO]
+        + ["run_id=stopped", "training.max_steps=600"],
+        cwd=tmp_path,
+        env=__import__("os").environ
+        | {"CHRONORUN_CACHE": str(cache_dir), "WANDB_MODE": "disabled"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    metrics = tmp_path / "outputs" / "stopped" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (
+        metrics.exists() and metrics.read_bytes().count(b"\n") >= 3
+    ):
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "chronorun train resume=" in err
+    assert "Traceback" not in err
+    assert chronorun("train", "run_id=stopped", "resume=auto").returncode == 0
+    assert_same_run(tmp_path / "outputs" / "whole", tmp_path / "outputs" / "stopped")
+
+
+def test_a_non_finite_loss_stops_before_the_update(chronorun: Chronorun, tmp_path: Path) -> None:
+    done = chronorun("train", *NANO, "run_id=bad", "optimizer.lr=1e30", "optimizer.grad_clip=0")
+    assert done.returncode == 4
+    assert "is not finite" in done.stderr
+    assert "Traceback" not in done.stderr
+    summary = json.loads((tmp_path / "outputs/bad/summary.json").read_text(encoding="utf-8"))
+    assert summary["status"] == "failed"
+
+
+def test_an_existing_run_is_refused_and_untouched(chronorun: Chronorun, tmp_path: Path) -> None:
+    assert chronorun("train", *NANO, "run_id=taken").returncode == 0
+    before = (tmp_path / "outputs/taken/metrics.jsonl").read_bytes()
+    done = chronorun("train", *NANO, "run_id=taken")
+    assert done.returncode == 2
+    assert "resume=auto" in done.stderr
+    assert (tmp_path / "outputs/taken/metrics.jsonl").read_bytes() == before
+
+
+def test_governance_leaves_an_unstressed_run_bit_identical(
+    chronorun: Chronorun, tmp_path: Path
+) -> None:
+    # The controller abstains while pressure stays below 0.01: a small model after its first steps.
+    for name, choice in (("on", "default"), ("off", "off")):
+        done = chronorun("train", *NANO, f"run_id={name}", f"governance={choice}")
+        assert done.returncode == 0, done.stderr
+    on, off = tmp_path / "outputs/on", tmp_path / "outputs/off"
+    assert all(row["computed"]["abstain"] for row in rows(on / "control_decisions.jsonl"))  # type: ignore[index]
+    assert loss_bits(on) == loss_bits(off)
+    assert not (off / "control_decisions.jsonl").exists()
+
+
+def test_sample_continues_a_prompt(chronorun: Chronorun) -> None:
+    assert chronorun("train", *NANO, "run_id=voice").returncode == 0
+    one, two = (chronorun("sample", "outputs/voice", "--prompt", "def ") for _ in range(2))
+    assert one.returncode == 0, one.stderr
+    assert one.stdout == two.stdout
+    assert len(one.stdout) > len("def ")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("tokenizer=bpe", "tokenizer.vocab_size=300"),
+        ("router=loss_free",),
+        ("model.num_experts=16", "model.top_k=1"),
+        ("router=softmax_all",),
+        ("model.n_layers=4", "model.moe_stride=2"),
+        ("telemetry=off", "governance=off"),
+    ],
+    ids=lambda o: o[0],
+)
+def test_the_choices_of_the_command_line_train(
+    chronorun: Chronorun, overrides: tuple[str, ...]
+) -> None:
+    done = chronorun("train", *NANO, "training.max_steps=10", *overrides, "run_id=x")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_plain_file_trains(chronorun: Chronorun, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "book.txt").write_text(text, encoding="utf-8")
+    done = chronorun(
+        "train", *NANO, "training.max_steps=10", "data=text", "data.files=book.txt", "run_id=book"
+    )
+    assert done.returncode == 0, done.stderr

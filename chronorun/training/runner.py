@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from chronorun.config.run import RunConfig
-from chronorun.data import TokenizedCorpus, bigram_nats_per_token, load_corpus
+from chronorun.data import TokenizedCorpus, load_corpus
 from chronorun.errors import RunInterrupted, StorageError
 from chronorun.model import GPT
 from chronorun.tracking.protocol import RunInfo, Tracker
@@ -143,7 +143,7 @@ def _run_info(
 
 def _baseline(corpus: TokenizedCorpus) -> dict[str, float]:
     """Return the loss of a bigram model fitted to the same training split."""
-    bigram = bigram_nats_per_token(
-        corpus.split("train").tokens, corpus.split("val").tokens, corpus.vocab_size
-    )
-    return {"bigram_loss": bigram, "bigram_loss_per_byte": bigram / corpus.bytes_per_token}
+    return {
+        "bigram_loss": corpus.bigram_nats,
+        "bigram_loss_per_byte": corpus.bigram_nats / corpus.bytes_per_token,
+    }

@@ -1,0 +1,88 @@
+"""A run's folder: made, described, pointed at, summarised."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from chronorun.config.run import RunConfig
+from chronorun.core.files import write_atomically
+from chronorun.data import TokenizedCorpus
+from chronorun.telemetry.manifest import create_run_manifest
+from chronorun.telemetry.writer import write_manifest
+from chronorun.training.checkpoint import remove_leftovers
+from chronorun.training.logs import RunLogs
+
+
+def open_run_folder(
+    config: RunConfig,
+    composed: DictConfig,
+    run_dir: Path,
+    corpus: TokenizedCorpus,
+    device: torch.device,
+) -> None:
+    """Make the folder with config, manifest and tokenizer, and let ``outputs/run`` point at it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(run_dir)
+    # resolve=False: what an interpolation stands for (a secret, say) is not written down.
+    text = OmegaConf.to_yaml(composed, resolve=False).encode()
+    write_atomically(run_dir / "config.yaml", text)
+    write_manifest(run_dir, _manifest(config, composed, corpus, device))
+    corpus.save_tokenizer(run_dir / "tokenizer")
+    if run_dir.parent == Path(config.output_dir) and "multirun" not in run_dir.parts:
+        point_at_newest(run_dir)
+
+
+def point_at_newest(run_dir: Path) -> None:
+    """Swap the link ``run`` beside the run folder to this run, atomically.
+
+    A real folder of that name is left alone.
+    """
+    link = run_dir.parent / "run"
+    if link.exists() and not link.is_symlink():
+        return
+    fresh = run_dir.parent / f".run-{os.getpid()}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(run_dir.name, target_is_directory=True)
+    fresh.replace(link)
+
+
+def _manifest(
+    config: RunConfig, composed: DictConfig, corpus: TokenizedCorpus, device: torch.device
+) -> dict[str, Any]:
+    model, training = config.model, config.training
+    details = {
+        "dataset": config.data.source.value,
+        "seed": config.seed,
+        "architecture": {
+            "n_layers": model.num_moe_layers,
+            "n_experts_per_layer": [model.num_experts] * model.num_moe_layers,
+            "top_k": model.top_k,
+            "capacity_factor": config.router.capacity_factor,
+            "blocks": model.n_layers,
+            "d_model": model.d_model,
+        },
+        "training": {
+            "max_steps": training.max_steps,
+            "batch_size": training.batch_size,
+            "context_length": model.context_length,
+            "lr": config.optimizer.lr,
+        },
+        "corpus_hash": corpus.corpus_hash,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "config": OmegaConf.to_container(composed, resolve=False, enum_to_str=True),
+    }
+    return create_run_manifest(config.run_id, "gpt-moe", details)
+
+
+def finish_run_folder(run_dir: Path, summary: dict[str, Any], logs: RunLogs) -> None:
+    """Write ``summary.json`` with the sha256 of each log."""
+    record = summary | {"logs": logs.hashes()}
+    text = msgspec.json.format(msgspec.json.encode(record), indent=2)
+    write_atomically(run_dir / "summary.json", text + b"\n")

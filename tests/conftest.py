@@ -34,7 +34,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture()
+@pytest.fixture
 def chronorun(tmp_path: Path, cache_dir: Path) -> Chronorun:
     """Run the command line in an empty folder, as a person would."""
 

@@ -60,9 +60,7 @@ def sample(
     run: Annotated[str, typer.Argument(help="Run folder, such as outputs/run.")],
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
     tokens: Annotated[int, typer.Option(help="Tokens to add.", min=1)] = 200,
-    temperature: Annotated[
-        float, typer.Option(help="0 takes the likeliest token.", min=0.0)
-    ] = 0.8,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)] = 0.8,
     top_k: Annotated[int, typer.Option(help="Draw from the likeliest k tokens.", min=1)] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
     checkpoint: Annotated[

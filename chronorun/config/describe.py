@@ -1,15 +1,21 @@
-"""The fields of the configuration with meaning, unit, range and default, for help and README."""
+"""The fields of the configuration with meaning, unit, range and default, for help and README.
+
+Everything comes from the dataclasses; nothing here imports Hydra unless defaults are composed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, get_args, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from chronorun.config.fields import describe_range
 from chronorun.config.run import RunConfig
+
+_TYPE_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -22,11 +28,26 @@ class FieldInfo:
     range: str
     default: str
     choices: tuple[str, ...]
+    kind: str
+    optional: bool
+    is_mapping: bool
 
     @property
     def group(self) -> str:
         """The config group that holds the field; empty for the root."""
         return self.key.partition(".")[0] if "." in self.key else ""
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, as an error message says it."""
+        kind = f"one of {', '.join(self.choices)}" if self.choices else self.kind
+        words = f"{kind} {self.range}".rstrip()
+        return f"{words} or null" if self.optional else words
+
+    @property
+    def rule(self) -> str:
+        """The range, or the choices, as a table shows them."""
+        return self.range or ", ".join(self.choices)
 
 
 def show_value(value: Any) -> str:
@@ -34,52 +55,102 @@ def show_value(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, Enum):
-        return str(value.value)
+        return value.name
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(show_value, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = [part for part in get_args(hint) if part is not type(None)]
+        return inner[0], len(inner) < len(get_args(hint))
+    return hint, False
+
+
+def _kind(hint: Any) -> str:
+    if (get_origin(hint) or hint) is list:
+        return "a list such as [a,b]"
+    if (get_origin(hint) or hint) is dict:
+        return "a mapping such as {a:1}"
+    return _TYPE_WORDS.get(hint, "a value")
+
+
 def _choices(hint: Any) -> tuple[str, ...]:
-    for candidate in (hint, *get_args(hint)):
-        if isinstance(candidate, type) and issubclass(candidate, Enum):
-            return tuple(member.name for member in candidate)
-        if candidate is bool:
-            return ("true", "false")
-    return ()
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return tuple(member.name for member in hint)
+    return ("true", "false") if hint is bool else ()
 
 
 def fields_of(cls: type, prefix: str = "") -> Iterator[FieldInfo]:
     """Yield the fields of a configuration dataclass, nested ones with dotted keys."""
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        hint, key = hints[field.name], prefix + field.name
-        if dataclasses.is_dataclass(hint):
-            yield from fields_of(hint, f"{key}.")  # type: ignore[arg-type]
+        hint, optional = _without_none(hints[field.name])
+        key = prefix + field.name
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from fields_of(hint, f"{key}.")
             continue
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
-        meta = field.metadata
         yield FieldInfo(
             key=key,
-            help=meta.get("help", ""),
-            unit=meta.get("unit", ""),
-            range=describe_range(meta) if meta else "",
+            help=field.metadata.get("help", ""),
+            unit=field.metadata.get("unit", ""),
+            range=describe_range(field.metadata) if field.metadata else "",
             default=show_value(default),
             choices=_choices(hint),
+            kind=_kind(hint),
+            optional=optional,
+            is_mapping=(get_origin(hint) or hint) is dict,
         )
 
 
 def all_fields() -> list[FieldInfo]:
-    """Return every field of a training run."""
+    """Return every field of a training run, with the defaults of the dataclasses."""
     return list(fields_of(RunConfig))
 
 
+def group_meaning(group: str) -> str:
+    """Return the first line of the docstring of a group's dataclass (empty for other groups)."""
+    hint = get_type_hints(RunConfig).get(group)
+    return (getattr(hint, "__doc__", None) or "").strip().partition("\n")[0]
+
+
+def default_run_fields() -> list[FieldInfo]:
+    """Return every field with the value that ``chronorun train`` gives it when nothing is said."""
+    from chronorun.config.compose import compose_run
+
+    config, _ = compose_run([])
+    return [dataclasses.replace(info, default=_value_at(config, info)) for info in all_fields()]
+
+
+def _value_at(config: RunConfig, info: FieldInfo) -> str:
+    if info.key == "run_id":
+        return "<fresh>"
+    node: Any = config
+    for name in info.key.split("."):
+        node = getattr(node, name)
+    return show_value(node)
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested plain configuration data by dotted key."""
+    if not isinstance(node, Mapping) or not node:
+        return {prefix: node}
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
 def markdown_table(group: str) -> str:
-    """Return the fields of one group as a Markdown table, for the README."""
+    """Return the fields of one group (empty: the root) as a Markdown table, for the README."""
     rows = ["| field | meaning | unit | range | default |", "|---|---|---|---|---|"]
-    for info in all_fields():
+    for info in default_run_fields():
         if info.group == group:
-            span = info.range or ", ".join(info.choices)
-            rows.append(f"| `{info.key}` | {info.help} | {info.unit} | {span} | `{info.default}` |")
+            cells = (f"`{info.key}`", info.help, info.unit, info.rule, f"`{info.default}`")
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)

@@ -18,9 +18,7 @@ class ControlConfig:
     neff_threshold_ratio: float = option(
         0.6, "n_effective below this share of the experts is debt", above=0.0, at_most=1.0
     )
-    top2_warning: float = option(
-        0.75, "top-2 share above this is debt", at_least=0.0, below=1.0
-    )
+    top2_warning: float = option(0.75, "top-2 share above this is debt", at_least=0.0, below=1.0)
     debt_weight_neff: float = option(0.4, "weight of few effective experts", at_least=0.0)
     debt_weight_top2: float = option(0.4, "weight of a large top-2 share", at_least=0.0)
     debt_weight_dead: float = option(0.2, "weight of dead experts", at_least=0.0)

@@ -1,4 +1,4 @@
-"""Where the configuration groups lie."""
+"""Where the configuration groups lie, and what they offer; read from the folders, without Hydra."""
 
 from __future__ import annotations
 
@@ -8,30 +8,48 @@ from chronorun.errors import StorageError
 
 
 def conf_dir() -> Path:
-    """Return the folder of the Hydra configuration groups.
+    """Return the folder of the configuration groups.
 
     The repository's ``conf/`` comes first when this code runs from a checkout: an editable install
-    leaves a copy from install time beside the package, which would hide later edits.
+    leaves a copy from install time in site-packages, which would hide later edits.
     """
     package = Path(__file__).resolve().parents[1]
-    checkout = package.parent / "conf"
     candidates = [package / "conf"]
     if (package.parent / "pyproject.toml").is_file():
-        candidates.insert(0, checkout)
+        candidates.insert(0, package.parent / "conf")
     for folder in candidates:
         if (folder / "train.yaml").is_file():
             return folder
     raise StorageError(f"installation: {package / 'conf'} is missing; reinstall chronorun")
 
 
-def group_options(group: str) -> list[str]:
-    """Return the options of a group, such as ``data`` or ``lifecycle/spawn``."""
-    folder = conf_dir() / group
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+def config_groups(folder: Path) -> dict[str, list[str]]:
+    """Return the groups below a config folder (sub-groups with a slash) and their options."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*/**/*.yaml")):
+        group = path.parent.relative_to(folder).as_posix()
+        # What extends Hydra itself (hydra/launcher, ...) is Hydra's to list.
+        if group.partition("/")[0] != "hydra":
+            found.setdefault(group, []).append(path.stem)
+    return found
 
 
 def groups() -> list[str]:
     """Return the names of all groups, sub-groups with a slash."""
-    root = conf_dir()
-    found = {path.parent.relative_to(root).as_posix() for path in root.glob("*/**/*.yaml")}
-    return sorted(found - {"."})
+    return sorted(config_groups(conf_dir()))
+
+
+def group_options(group: str) -> list[str]:
+    """Return the options of a group, such as ``data`` or ``lifecycle/spawn``."""
+    return config_groups(conf_dir()).get(group, [])
+
+
+def option_summary(group: str, option: str) -> str:
+    """Return the comment an option's file opens with (empty when it has none)."""
+    words: list[str] = []
+    for line in (conf_dir() / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if "@package" not in line:
+            words.append(line.lstrip("# ").strip())
+    return " ".join(words)

@@ -6,15 +6,22 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(wrong: str, names: Iterable[str]) -> str:
-    """Return ``; did you mean X?`` or, when nothing is near, the names themselves."""
+def nearest(wrong: str, names: Iterable[str]) -> str | None:
+    """Return the name a person most likely meant, or None when none is near."""
     known = sorted(names)
+    # Often the field is right and only its group is missing: max_steps -> training.max_steps.
     leaf = wrong.rpartition(".")[2]
-    # A field's name is often right but for its group: max_steps -> training.max_steps.
-    close = [name for name in known if "." in name and name.rpartition(".")[2] == leaf][:1]
-    close = close or difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]}?"
-    if len(known) <= 12:
-        return f"choose one of {', '.join(known)}"
-    return "see chronorun train --help"
+    same_leaf = [name for name in known if "." in name and name.rpartition(".")[2] == leaf]
+    if same_leaf:
+        return difflib.get_close_matches(wrong, same_leaf, n=1, cutoff=0.0)[0]
+    close = difflib.get_close_matches(wrong.lower(), known, n=1, cutoff=0.6)
+    if not close and "." not in wrong:
+        leaves = {name.rpartition(".")[2]: name for name in known}
+        close = [leaves[near] for near in difflib.get_close_matches(wrong, leaves, n=1)]
+    return close[0] if close else None
+
+
+def next_step(wrong: str, names: Iterable[str], otherwise: str) -> str:
+    """Return ``did you mean X?``, or what to do when no name is near."""
+    close = nearest(wrong, names)
+    return f"did you mean {close}?" if close else otherwise

@@ -1,1 +1,91 @@
-"""Soft control of routing."""
+"""Soft control of routing: controller, lens, priors and probes.
+
+Names, arguments, formulas and numbers are those of ChronoMoEv2 0.2.0, whose users change only their
+import lines. It differs on purpose in this:
+
+- **Modes can switch.** v2 gives a mode up below a score that lies under the floor of all scores, so it
+  never does. Here ``mode_switch_threshold`` (0.25) lies above the floor (0.2).
+- **The lens reads the router's live rows.** v2 keeps a clone from when it was attached, and steers by
+  weights that training has long moved on from.
+- **The population may change.** ``n_experts`` follows each snapshot; a lens whose shares are older than
+  its router's rows waits for new ones.
+- **Files stay open.** v2 opens the log for every record; here each record is one write.
+- **The lens draws from a generator of its own**, so that a run with an idle lens is bit-identical to a
+  run without one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chronorun.core.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from chronorun.config.governance import ControlConfig
+    from chronorun.governance.controller import Controller
+    from chronorun.governance.decisions import ControlDecision
+    from chronorun.governance.lens import (
+        ChronoLens,
+        IdentityLens,
+        SteeringMode,
+        compute_lens_aux_loss,
+    )
+    from chronorun.governance.policy import (
+        ControlState,
+        compute_lens_scale,
+        compute_topology_debt,
+        update_control_state,
+    )
+    from chronorun.governance.priors import (
+        LayerPriors,
+        apply_priors_to_state,
+        load_priors,
+        save_priors,
+    )
+    from chronorun.governance.probes import (
+        PathologyConfig,
+        PathologyProbe,
+        ResilienceSurface,
+        compare_surfaces,
+    )
+
+__all__ = [
+    "ChronoLens",
+    "ControlConfig",
+    "ControlDecision",
+    "ControlState",
+    "Controller",
+    "IdentityLens",
+    "LayerPriors",
+    "PathologyConfig",
+    "PathologyProbe",
+    "ResilienceSurface",
+    "SteeringMode",
+    "apply_priors_to_state",
+    "compare_surfaces",
+    "compute_lens_aux_loss",
+    "compute_lens_scale",
+    "compute_topology_debt",
+    "load_priors",
+    "save_priors",
+    "update_control_state",
+]
+
+_WHERE = {
+    "policy": (
+        "ControlConfig",
+        "ControlState",
+        "compute_lens_scale",
+        "compute_topology_debt",
+        "update_control_state",
+    ),
+    "controller": ("Controller",),
+    "decisions": ("ControlDecision",),
+    "lens": ("ChronoLens", "IdentityLens", "SteeringMode", "compute_lens_aux_loss"),
+    "priors": ("LayerPriors", "apply_priors_to_state", "load_priors", "save_priors"),
+    "probes": ("PathologyConfig", "PathologyProbe", "ResilienceSurface", "compare_surfaces"),
+}
+
+__getattr__, __dir__ = lazy_exports(
+    __name__, {name: module for module, names in _WHERE.items() for name in names}
+)

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON under a manifest, written aside and renamed into place.
 
-A folder ``checkpoints/step_00000400`` holds one ``.safetensors`` file per kind of tensors, ``state.json``,
-and ``MANIFEST.json`` with the size and sha256 of each file. No pickle is written or read.
+A folder ``checkpoints/step_00000400`` holds one ``.safetensors`` file per kind of tensors,
+``state.json``, and ``MANIFEST.json`` with the size and sha256 of each file. No pickle anywhere.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from torch import Tensor, nn
 
 from chronorun.core.files import fsync_dir, sha256_file
 from chronorun.errors import StorageError
-
-KINDS = ("model", "optimizer", "state")
-FILES = {f"{kind}.safetensors" for kind in KINDS} | {"state.json"}
-MANIFEST = "MANIFEST.json"
-SCHEMA_VERSION = 1
+from chronorun.training.checkpoint_manifest import (
+    KINDS,
+    MANIFEST,
+    bad_file,
+    make_manifest,
+    read_file,
+    read_manifest,
+)
 
 
 @dataclass(frozen=True)
@@ -48,40 +51,55 @@ def checkpoint_path(run_dir: Path, step: int) -> Path:
 def save_checkpoint(
     run_dir: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]
 ) -> Path:
-    """Write a checkpoint so that it exists whole or not at all.
+    """Write a checkpoint so that it exists whole or not at all, and return its folder.
 
-    A good checkpoint of that step is left as it is; a damaged one is replaced.
+    ``tensors`` holds named tensors by kind (``model, optimizer, state``), ``state`` plain data. A
+    good checkpoint of that step is left as it is, a damaged one is replaced. Raises StorageError
+    when the disk refuses; nothing is left behind then.
     """
+    assert set(tensors) <= set(KINDS), f"unknown kinds of tensors: {sorted(tensors)}"
     target = checkpoint_path(run_dir, step)
-    if target.exists():
-        try:
-            _verify(target)
-        except StorageError:
-            shutil.rmtree(target)
-        else:
-            return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and _is_good(target):
+        return target
     partial = target.parent / f".partial-{target.name}-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
-        for kind in KINDS:
-            data = save_safetensors(_plain(tensors.get(kind, {})))
-            _write(partial / f"{kind}.safetensors", data)
-        _write(partial / "state.json", msgspec.json.encode(state))
-        _write(partial / MANIFEST, msgspec.json.encode(_manifest(partial, step)))
-        fsync_dir(partial)
+        _discard(partial)
+        partial.mkdir(parents=True)
+        _fill(partial, step, tensors, state)
+        if target.exists():
+            _discard(target)
         partial.rename(target)
+        fsync_dir(target.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StorageError(
+            f"checkpoint: {target} cannot be written ({error.strerror or error}); "
+            f"free some disk space and resume from the one before"
+        ) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    fsync_dir(target.parent)
     return target
+
+
+def _fill(
+    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]
+) -> None:
+    for kind in KINDS:
+        data = save_safetensors(_plain(tensors.get(kind, {})))
+        _write(folder / f"{kind}.safetensors", data)
+    _write(folder / "state.json", msgspec.json.encode(state))
+    _write(folder / MANIFEST, msgspec.json.encode(make_manifest(folder, step)))
+    fsync_dir(folder)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # safetensors refuses tensors that share memory or are not contiguous.
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    dense = torch.contiguous_format
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=dense)
+        for name, tensor in tensors.items()
+    }
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -91,69 +109,44 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _manifest(folder: Path, step: int) -> dict[str, Any]:
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
-        for name in sorted(FILES)
-    }
-    return {"schema_version": SCHEMA_VERSION, "step": step, "files": files}
+def _discard(path: Path) -> None:
+    """Remove a folder, under another name first: a kill must not leave half of it under its own."""
+    if not path.exists():
+        return
+    doomed = path.with_name(f".removed-{path.name.lstrip('.')}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
-class _Entry(msgspec.Struct, forbid_unknown_fields=True):
-    bytes: int
-    sha256: str
-
-
-class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
-    schema_version: int
-    step: int
-    files: dict[str, _Entry]
-
-
-def _bad(path: Path, what: str) -> StorageError:
-    return StorageError(f"checkpoint: {path} {what}; resume from another checkpoint")
-
-
-def _verify(path: Path) -> _Manifest:
-    """Check names, sizes and hashes. Raises StorageError naming the first bad file."""
+def _is_good(path: Path) -> bool:
     try:
-        manifest = msgspec.json.decode((path / MANIFEST).read_bytes(), type=_Manifest)
-    except FileNotFoundError as error:
-        raise _bad(path / MANIFEST, "is missing") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
-        raise _bad(path / MANIFEST, f"cannot be read ({error})") from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise _bad(path / MANIFEST, f"has schema_version={manifest.schema_version}, expected 1")
-    if f"step_{manifest.step:08d}" != path.name:
-        raise _bad(path / MANIFEST, f"says step {manifest.step}")
-    for item in path.iterdir():
-        if item.name not in FILES | {MANIFEST} or item.is_symlink():
-            raise _bad(item, "does not belong to a checkpoint")
-    if set(manifest.files) != FILES:
-        raise _bad(path / MANIFEST, f"lists {sorted(manifest.files)}")
-    for name, entry in manifest.files.items():
-        file = path / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry.bytes:
-            raise _bad(file, f"has {size} bytes, expected {entry.bytes}")
-        if sha256_file(file) != entry.sha256:
-            raise _bad(file, "differs from its sha256")
-    return manifest
+        for name, entry in read_manifest(path).files.items():
+            if sha256_file(path / name) != entry.sha256:
+                return False
+    except (StorageError, OSError):
+        return False
+    return True
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint after checking all of it. Raises StorageError naming the bad file."""
-    if not path.is_dir() or path.is_symlink():
-        raise _bad(path, "is not a checkpoint folder")
-    manifest = _verify(path)
     try:
-        tensors = {
-            kind: load_safetensors((path / f"{kind}.safetensors").read_bytes()) for kind in KINDS
-        }
-        state = msgspec.json.decode((path / "state.json").read_bytes(), type=dict[str, Any])
+        manifest = read_manifest(path)
+        tensors = {}
+        for kind in KINDS:
+            name = f"{kind}.safetensors"
+            tensors[kind] = load_safetensors(read_file(path / name, manifest.files[name]))
+        text = read_file(path / "state.json", manifest.files["state.json"])
+        state = msgspec.json.decode(text, type=dict[str, Any])
     except (SafetensorError, msgspec.DecodeError, OSError) as error:
-        raise _bad(path, f"cannot be read ({error})") from error
+        raise bad_file(path, f"cannot be read ({error})") from error
     return Checkpoint(manifest.step, path, tensors, state)
+
+
+def step_of(path: Path) -> int:
+    """Return the step that a checkpoint folder's name tells."""
+    return int(path.name.removeprefix("step_"))
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -161,7 +154,8 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
     folder = run_dir / "checkpoints"
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if re.fullmatch(r"step_\d{8,}", p.name))
+    found = (p for p in folder.iterdir() if re.fullmatch(r"step_\d{8,}", p.name))
+    return sorted(found, key=step_of)
 
 
 def newest_good_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -175,22 +169,38 @@ def newest_good_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]
     return None, notices
 
 
-def prune_checkpoints(run_dir: Path, keep_last: int, best_step: int | None) -> None:
-    """Remove all but the newest ``keep_last`` checkpoints and the one of ``best_step``.
+def best_of(paths: Sequence[Path], best_step: int) -> Path | None:
+    """Return the checkpoint of the best step or, where it was not saved, the newest before it."""
+    before = [path for path in paths if step_of(path) <= best_step]
+    return before[-1] if before else None
 
-    Where the best step was not saved, the newest saved one before it counts as best.
-    """
+
+def prune_checkpoints(run_dir: Path, keep_last: int, best_step: int | None) -> None:
+    """Remove all but the newest ``keep_last`` checkpoints and the best one (see ``best_of``)."""
     paths = list_checkpoints(run_dir)
-    keep = set(paths[-keep_last:])
+    keep = {*paths[-keep_last:]}
     if best_step is not None:
-        before = [p for p in paths if int(p.name.removeprefix("step_")) <= best_step]
-        keep |= set(before[-1:])
+        keep |= {path for path in (best_of(paths, best_step),) if path is not None}
     for path in paths:
         if path not in keep:
-            # Renamed first: a kill in the middle must not leave half a checkpoint under its name.
-            doomed = path.with_name(f".removed-{path.name}")
-            path.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            _discard(path)
+
+
+def set_aside_newer(run_dir: Path, step: int) -> list[str]:
+    """Rename checkpoints beyond ``step`` to ``<name>.orphaned-N`` and return a notice for each.
+
+    For a run that continues from an older checkpoint: those beyond it record logs that the resumed
+    run writes anew, so that a later resume must not pick them.
+    """
+    notices: list[str] = []
+    for path in list_checkpoints(run_dir):
+        if step_of(path) > step:
+            number = 1
+            while (aside := path.with_name(f"{path.name}.orphaned-{number}")).exists():
+                number += 1
+            path.rename(aside)
+            notices.append(f"set aside {path.name}, newer than the one resumed from: {aside}")
+    return notices
 
 
 def remove_leftovers(run_dir: Path) -> None:
@@ -204,7 +214,7 @@ def remove_leftovers(run_dir: Path) -> None:
 def rng_state() -> dict[str, Tensor]:
     """Return the states of torch's global generators."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -217,9 +227,9 @@ def set_rng_state(state: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state as ``<parameter name>|<entry>`` tensors."""
+    """Return the optimizer's state: ``<parameter name>.exp_avg``, ``.exp_avg_sq``, ``.step``."""
     return {
-        f"{name}|{entry}": value
+        f"{name}.{entry}": value
         for name, parameter in model.named_parameters()
         for entry, value in optimizer.state.get(parameter, {}).items()
     }
@@ -228,10 +238,20 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def load_optimizer_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Restore what ``optimizer_tensors`` returned, bit for bit."""
+    """Restore what ``optimizer_tensors`` returned, bit for bit; other state is dropped.
+
+    Raises StorageError for tensors that do not fit the model's parameters.
+    """
     parameters = dict(model.named_parameters())
+    optimizer.state.clear()
     for key, value in tensors.items():
-        name, _, entry = key.partition("|")
-        parameter = parameters[name]
-        # A step count is a scalar wherever the parameter lives; fused AdamW wants it beside it.
-        optimizer.state[parameter][entry] = value.to(parameter.device).clone()
+        name, _, entry = key.rpartition(".")
+        parameter = parameters.get(name)
+        if parameter is None or (entry != "step" and value.shape != parameter.shape):
+            expected = None if parameter is None else list(parameter.shape)
+            raise StorageError(
+                f"checkpoint: optimizer tensor {key} has shape {list(value.shape)}, expected "
+                f"{expected or 'no such tensor'}; resume with the model it was saved from"
+            )
+        # Fused AdamW wants the step count on the parameter's device, like the moments.
+        optimizer.state[parameter][entry] = value.to(parameter.device, copy=True)

@@ -21,16 +21,22 @@ def evaluate(
 ) -> float:
     """Return the mean loss in nats per token over batches [B, S+1].
 
-    Eval mode: no dropout, no router noise, so no random number is drawn and no observer is called.
+    ``context`` is the forward pass's autocast. Eval mode: no dropout, no router noise, so no random
+    number is drawn and no observer is called.
     """
+    assert len(batches) > 0, "nothing to evaluate on"
     was_training = model.training
     model.eval()
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    with context:
-        for batch in batches:
-            tokens = torch.from_numpy(batch).to(device)
-            loss = model(tokens[:, :-1], tokens[:, 1:]).loss
-            assert loss is not None
-            total += loss.double()
-    model.train(was_training)
-    return float(total) / max(1, len(batches))
+    total, n_tokens = torch.zeros((), dtype=torch.float64, device=device), 0
+    try:
+        with context:
+            for batch in batches:
+                tokens = torch.from_numpy(batch).to(device)
+                targets = tokens[:, 1:]
+                loss = model(tokens[:, :-1], targets).loss
+                assert loss is not None
+                total += loss.double() * targets.numel()
+                n_tokens += targets.numel()
+    finally:
+        model.train(was_training)
+    return float(total) / n_tokens

@@ -6,10 +6,12 @@ Everything observed between two checkpoints stays on the device; here it comes o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from chronorun.config.run import RunConfig
 from chronorun.errors import UserError
@@ -17,7 +19,6 @@ from chronorun.governance import ChronoLens, ControlDecision, Controller, save_p
 from chronorun.model import GPT, MoELayer
 from chronorun.telemetry import (
     AlertHistory,
-    LayerWindow,
     RoutingRecorder,
     SystemSnapshot,
     WindowStats,
@@ -79,8 +80,9 @@ class Heartbeat:
         )
         self.controller.initialize(self.config.run_id)
         for layer in self.layers:
-            lens = ChronoLens(self.config.model.d_model, layer_id=layer.layer_id).to(device)
-            lens.set_router_weights(lambda layer=layer: layer.router.weight)
+            lens = ChronoLens(self.config.model.d_model, governance.lens_rank, layer.layer_id)
+            lens.to(device)
+            lens.set_router_weights(partial(_router_rows, layer))
             layer.lens = lens
             self.lenses[layer.layer_id] = lens
         if governance.priors_from:
@@ -120,7 +122,7 @@ class Heartbeat:
             "alerts": self.alert_history.state_dict(),
             "recorder": self.recorder.state_dict() if self.recorder else None,
             "controller": self.controller.state_dict() if self.controller else None,
-            "lenses": {str(key): lens.state_dict() for key, lens in self.lenses.items()},
+            "lenses": {str(key): lens.state() for key, lens in self.lenses.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -132,7 +134,11 @@ class Heartbeat:
             self.controller.load_state_dict(state["controller"])
         for key, saved in state["lenses"].items():
             if int(key) in self.lenses:
-                self.lenses[int(key)].load_state_dict(saved)
+                self.lenses[int(key)].load_state(saved)
+
+
+def _router_rows(layer: MoELayer) -> Tensor:
+    return layer.router.weight
 
 
 def _routing_metrics(snapshot: SystemSnapshot, window: WindowStats) -> dict[str, float]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chronorun.core.files import sha256_file
+from chronorun.core.files import fsync_dir, sha256_file
 from chronorun.core.jsonl import JsonlWriter, LogState, orphan_bytes
 
 NAMES = (
@@ -18,80 +18,97 @@ NAMES = (
     "scenario_events",
     "timings",
 )
+AT_ONCE = ("metrics", "timings")
+"""Every run has these from its start; the others appear with their first record."""
 WALL_CLOCK = "timings"
 """Excluded from the checkpoint's record: a resumed run simply adds to it."""
 
 
 class RunLog:
-    """One log file, created by its first record."""
+    """One log file, created by its first record unless it is continued."""
 
-    def __init__(self, path: Path, resume_at: LogState | None, append: bool = False) -> None:
+    def __init__(self, path: Path, resume_at: LogState | None) -> None:
         self.path = path
-        self._append = append
         self._writer = JsonlWriter(path, resume_at=resume_at) if resume_at else None
+
+    def create(self) -> None:
+        """Make sure that the file exists, empty if need be."""
+        self._open()
 
     def write(self, record: Any) -> None:
         """Append one record."""
-        if self._writer is None:
-            end = _end_of(self.path) if self._append else None
-            self._writer = JsonlWriter(self.path, resume_at=end)
-        self._writer.write(record)
+        self._open().write(record)
 
     def state(self) -> LogState | None:
-        """Return offset and prefix hash; None when nothing was written yet."""
-        return self._writer.state() if self._writer else None
+        """Make the records durable and return offset and prefix hash; None without a file."""
+        if self._writer is None:
+            return None
+        # The checkpoint must not outlive, in a power cut, the lines it counts on.
+        _sync(self.path)
+        return self._writer.state()
 
     def close(self) -> None:
         """Close the file."""
         if self._writer is not None:
             self._writer.close()
 
+    def _open(self) -> JsonlWriter:
+        if self._writer is None:
+            self._writer = JsonlWriter(self.path)
+        return self._writer
 
-def _end_of(path: Path) -> LogState | None:
+
+def _sync(path: Path) -> None:
+    # Flushing a file through a second descriptor flushes all of it, whoever wrote it.
+    fsync_dir(path)
+
+
+def _end_of(path: Path) -> LogState:
     """Return the state of a file after its last whole line."""
-    if not path.exists():
-        return None
-    content = path.read_bytes()
+    content = path.read_bytes() if path.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]
     return LogState(len(whole), hashlib.sha256(whole).hexdigest())
 
 
+def _set_aside(path: Path) -> None:
+    """Keep a log that the checkpoint does not know under ``*.orphaned-N``."""
+    content = path.read_bytes()
+    if content:
+        orphan_bytes(path, content)
+    path.unlink()
+
+
 class RunLogs:
-    """All logs of one run; ``resume`` is what ``state`` returned at the checkpoint."""
+    """All logs of one run; ``resume`` is what ``state`` returned at the checkpoint.
+
+    Each log is cut back to what the checkpoint knew of it, and the rest kept as ``*.orphaned-N``.
+    Raises StorageError when a log's beginning is no longer what it was.
+    """
 
     def __init__(self, run_dir: Path, resume: Mapping[str, Any] | None = None) -> None:
         self.run_dir = run_dir
-        logs: dict[str, RunLog] = {}
-        for name in NAMES:
-            path = run_dir / f"{name}.jsonl"
-            saved = (resume or {}).get(name)
-            if name == WALL_CLOCK:
-                logs[name] = RunLog(path, None, append=True)
-                continue
-            if saved is None and path.exists():
-                # Written after the checkpoint (or before the first one): kept, but not continued.
-                orphan_bytes(path, path.read_bytes())
-                path.unlink()
-            logs[name] = RunLog(path, LogState(**saved) if saved else None)
-        self._logs = logs
-        self.metrics = logs["metrics"]
-        self.routing_events = logs["routing_events"]
-        self.snapshots = logs["snapshots"]
-        self.control_decisions = logs["control_decisions"]
-        self.scenario_events = logs["scenario_events"]
-        self.timings = logs["timings"]
+        self._logs = {name: _log(run_dir, name, resume or {}) for name in NAMES}
+        for name in AT_ONCE:
+            self._logs[name].create()
+        self.metrics = self._logs["metrics"]
+        self.routing_events = self._logs["routing_events"]
+        self.snapshots = self._logs["snapshots"]
+        self.control_decisions = self._logs["control_decisions"]
+        self.scenario_events = self._logs["scenario_events"]
+        self.timings = self._logs["timings"]
 
     def state(self) -> dict[str, dict[str, Any] | None]:
         """Return what a checkpoint must know to cut the logs back to this moment."""
         found: dict[str, dict[str, Any] | None] = {}
         for name, log in self._logs.items():
-            state = log.state()
             if name != WALL_CLOCK:
-                found[name] = vars(state).copy() if state else None
+                state = log.state()
+                found[name] = {"offset": state.offset, "sha256": state.sha256} if state else None
+        fsync_dir(self.run_dir)
         return found
 
     def hashes(self) -> dict[str, str]:
-        """Return the sha256 of each log file that exists."""
+        """Return the sha256 of each log file that exists, by file name."""
         paths = (log.path for log in self._logs.values())
         return {path.name: sha256_file(path) for path in paths if path.exists()}
 
@@ -99,3 +116,13 @@ class RunLogs:
         """Close every file."""
         for log in self._logs.values():
             log.close()
+
+
+def _log(run_dir: Path, name: str, resume: Mapping[str, Any]) -> RunLog:
+    path = run_dir / f"{name}.jsonl"
+    if name == WALL_CLOCK:
+        return RunLog(path, _end_of(path))
+    saved = resume.get(name)
+    if saved is None and path.exists():
+        _set_aside(path)
+    return RunLog(path, LogState(**saved) if saved else None)

@@ -11,8 +11,10 @@ from chronorun.config.training import OptimizerConfig
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Say whether weight decay applies: to matrices that mix features.
 
-    Embeddings, norms and router rows are left out: decay would shrink the logits of experts that get
-    no tokens and so steer the routing by neglect.
+    Norms are left out, as in GPT-2, and so are two kinds of matrices whose rows get little gradient
+    while they are not used: embedding rows (decay would fade rare tokens) and router rows (decay
+    would shrink the logits of neglected experts, a force on the routing that telemetry could not
+    tell from learning).
     """
     return parameter.ndim >= 2 and "embedding" not in name and ".router." not in name
 

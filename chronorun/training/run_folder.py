@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -29,27 +30,39 @@ def open_run_folder(
     """Make the folder with config, manifest and tokenizer, and let ``outputs/run`` point at it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(run_dir)
+    named = _with_run_id(composed, config.run_id)
     # resolve=False: what an interpolation stands for (a secret, say) is not written down.
-    text = OmegaConf.to_yaml(composed, resolve=False).encode()
+    text = OmegaConf.to_yaml(named, resolve=False).encode()
     write_atomically(run_dir / "config.yaml", text)
-    write_manifest(run_dir, _manifest(config, composed, corpus, device))
+    write_manifest(run_dir, _manifest(config, named, corpus, device))
     corpus.save_tokenizer(run_dir / "tokenizer")
-    if run_dir.parent == Path(config.output_dir) and "multirun" not in run_dir.parts:
+    # A job of a sweep lies elsewhere than under its own id.
+    if run_dir == Path(config.output_dir) / config.run_id:
         point_at_newest(run_dir)
+
+
+def _with_run_id(composed: DictConfig, run_id: str) -> DictConfig:
+    # ${new_run_id:} would name another run each time the file is read.
+    named = composed.copy()
+    OmegaConf.set_readonly(named, False)
+    named.run_id = run_id
+    return named
 
 
 def point_at_newest(run_dir: Path) -> None:
     """Swap the link ``run`` beside the run folder to this run, atomically.
 
-    A real folder of that name is left alone.
+    A real folder of that name is left alone. Where links are not to be had there is none: it is a
+    convenience, and no reason to lose a run.
     """
     link = run_dir.parent / "run"
     if link.exists() and not link.is_symlink():
         return
     fresh = run_dir.parent / f".run-{os.getpid()}"
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(run_dir.name, target_is_directory=True)
-    fresh.replace(link)
+    with contextlib.suppress(OSError, NotImplementedError):
+        fresh.symlink_to(run_dir.name, target_is_directory=True)
+        fresh.replace(link)
 
 
 def _manifest(
@@ -82,7 +95,7 @@ def _manifest(
 
 
 def finish_run_folder(run_dir: Path, summary: dict[str, Any], logs: RunLogs) -> None:
-    """Write ``summary.json`` with the sha256 of each log."""
+    """Write ``summary.json``, atomically, with the final sha256 of each log under ``logs``."""
     record = summary | {"logs": logs.hashes()}
     text = msgspec.json.format(msgspec.json.encode(record), indent=2)
     write_atomically(run_dir / "summary.json", text + b"\n")

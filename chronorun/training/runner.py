@@ -110,7 +110,7 @@ def _build(
     ).to(device)
     optimizer = build_optimizer(model, config.optimizer)
     heartbeat = Heartbeat(config, model, logs, device, corpus.vocab_size)
-    scenario = build_scenario(config.scenario, config, model)
+    scenario = build_scenario(config, model, corpus)
     trainer = Trainer(
         config, corpus, model, optimizer, heartbeat, scenario, logs, trackers, run_dir, device
     )

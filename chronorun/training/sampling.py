@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+from yaml import YAMLError
 
 from chronorun.config.run import RunConfig
 from chronorun.data import Tokenizer, load_tokenizer
@@ -15,7 +16,7 @@ from chronorun.errors import StorageError, UserError
 from chronorun.model import GPT
 from chronorun.training.checkpoint import (
     Checkpoint,
-    checkpoint_path,
+    best_of,
     list_checkpoints,
     load_checkpoint,
     newest_good_checkpoint,
@@ -29,53 +30,64 @@ def read_run_config(run_dir: Path) -> RunConfig:
         raise UserError(
             f"run: {run_dir} is not a run folder (no config.yaml); name one, such as outputs/run"
         )
-    OmegaConf.register_new_resolver("new_run_id", lambda: run_dir.name, replace=True)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
         config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise StorageError(f"run: {path} cannot be read ({first}); restore the file") from error
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise StorageError(
+            f"run: {path} is not a run's configuration ({first}); restore the file"
+        ) from error
     assert isinstance(config, RunConfig)
     return config
 
 
-def _checkpoint(run_dir: Path, which: str) -> Checkpoint:
-    if which == "last":
-        found, _ = newest_good_checkpoint(run_dir)
-        if found is None:
-            raise StorageError(
-                f"run: {run_dir} holds no usable checkpoint; train it further with "
-                f"chronorun train resume={run_dir}"
-            )
-        return found
-    if which == "best":
-        best = _checkpoint(run_dir, "last").state["best"]
-        step = int(best["step"]) if best else 0
-        if checkpoint_path(run_dir, step).is_dir():
-            return load_checkpoint(checkpoint_path(run_dir, step))
-        before = [p for p in list_checkpoints(run_dir) if p.name <= f"step_{step:08d}"]
-        return load_checkpoint(before[-1]) if before else _checkpoint(run_dir, "last")
-    return load_checkpoint(Path(which))
+def _pick_checkpoint(run_dir: Path, which: str) -> Checkpoint:
+    if which not in ("last", "best"):
+        return load_checkpoint(Path(which))
+    last, notices = newest_good_checkpoint(run_dir)
+    if last is None:
+        reason = f" ({notices[0]})" if notices else ""
+        raise StorageError(
+            f"run: {run_dir} holds no usable checkpoint{reason}, expected checkpoints/step_*; "
+            f"train it further with chronorun train resume={run_dir}"
+        )
+    best = last.state.get("best")
+    if which == "last" or not best:
+        return last
+    path = best_of(list_checkpoints(run_dir), int(best["step"]))
+    return load_checkpoint(path) if path is not None else last
 
 
-def load_run_model(run_dir: Path, which: str = "last") -> tuple[GPT, Tokenizer, RunConfig]:
-    """Load a run's model (population first, then tensors), tokenizer and configuration."""
+def load_run_model(run_dir: Path, checkpoint: str = "last") -> tuple[GPT, Tokenizer, RunConfig]:
+    """Load a run's model in eval mode, its tokenizer and its configuration.
+
+    ``checkpoint`` is ``last``, ``best`` or a checkpoint's path. The population comes first: layers
+    may have gained and lost experts since the start. Raises UserError for what is not a run folder,
+    StorageError for what cannot be read.
+    """
     config = read_run_config(run_dir)
-    checkpoint = _checkpoint(run_dir, which)
-    population: dict[str, int] = checkpoint.state["population"]
-    tensors = checkpoint.tensors["model"]
-    model = GPT(
-        config.model,
-        config.router,
-        tensors["embedding.weight"].shape[0],
-        experts_per_layer=[population[str(i)] for i in range(len(population))],
-    )
-    model.load_state_dict(tensors)
+    saved = _pick_checkpoint(run_dir, checkpoint)
+    tensors = saved.tensors["model"]
+    try:
+        population = saved.state["population"]
+        model = GPT(
+            config.model,
+            config.router,
+            tensors["embedding.weight"].shape[0],
+            experts_per_layer=[population[str(i)] for i in range(len(population))],
+            generator=torch.Generator(),
+        )
+        model.load_state_dict(tensors)
+    except (KeyError, IndexError, RuntimeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise StorageError(
+            f"checkpoint: {saved.path} does not fit {run_dir / 'config.yaml'} ({first}); "
+            f"name a checkpoint of this run"
+        ) from error
     return model.eval(), load_tokenizer(run_dir / "tokenizer"), config
 
 
-@torch.no_grad()
 def sample_text(
     run_dir: Path,
     prompt: str,
@@ -88,20 +100,31 @@ def sample_text(
     """Return the continuation of a prompt; the same arguments give the same text.
 
     ``temperature`` 0 takes the likeliest token each time. Beyond the context length the window
-    slides.
+    slides. Raises as ``load_run_model``, and UserError for numbers out of range.
     """
+    for name, value, least in (("tokens", max_tokens, 1), ("top_k", top_k, 1), ("seed", seed, 0)):
+        if value < least:
+            raise UserError(f"sample: {name}={value}, expected >= {least}; choose another value")
+    if not temperature >= 0:
+        raise UserError(
+            f"sample: temperature={temperature:g}, expected >= 0; use 0 for the likeliest token"
+        )
     model, tokenizer, config = load_run_model(run_dir, checkpoint)
     # A model needs something to look at: an empty prompt starts after a line end.
-    ids: list[Any] = tokenizer.encode(prompt) or tokenizer.encode("\n")
+    ids = list(tokenizer.encode(prompt) or tokenizer.encode("\n"))
     start = len(ids)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(max_tokens):
-        window = torch.tensor([ids[-config.model.context_length :]])
-        logits = model(window).logits[0, -1]
-        if temperature == 0:
-            ids.append(int(logits.argmax()))
-            continue
-        values, tokens = logits.topk(min(top_k, logits.numel()))
-        weights = torch.softmax(values / temperature, dim=-1)
-        ids.append(int(tokens[torch.multinomial(weights, 1, generator=generator)]))
+    with torch.no_grad():
+        for _ in range(max_tokens):
+            window = torch.tensor([ids[-config.model.context_length :]])
+            ids.append(_draw(model(window).logits[0, -1], temperature, top_k, generator))
     return tokenizer.decode(ids[start:])
+
+
+def _draw(logits_V: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> int:
+    if temperature == 0:
+        return int(logits_V.argmax())
+    values, tokens = logits_V.topk(min(top_k, logits_V.numel()))
+    # The largest is subtracted first, so that no temperature, however low, overflows.
+    weights = torch.softmax((values - values[0]) / temperature, dim=-1)
+    return int(tokens[torch.multinomial(weights, 1, generator=generator)])

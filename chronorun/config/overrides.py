@@ -1,0 +1,169 @@
+"""Overrides of the command line: read, checked by name, expanded into the jobs of a sweep."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from chronorun.config.describe import all_fields
+from chronorun.config.suggest import next_step
+from chronorun.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+SEE_HELP = "see chronorun train --help"
+
+# Each of these names a folder: jobs of a sweep that differ in one would not know theirs.
+NOT_SWEPT = ("run_id", "output_dir", "resume")
+
+LARGEST_PRODUCT = 64
+"""Sweeps of at most this many jobs have every job composed before the first starts."""
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Parse command-line overrides. Raises UserError for one that is not ``key=value``."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(normalised(text)))
+        except HydraException as error:
+            raise UserError(
+                f"command line: {text!r} is not understood, expected key=value or group=option; "
+                f"quote a value with spaces, commas or brackets: \"key='a value'\""
+            ) from error
+    return parsed
+
+
+def normalised(text: str) -> str:
+    """Return an override as Hydra should read it.
+
+    ``data.files=book.txt`` becomes a list of one file, and ``run_id=007`` stays text.
+    """
+    key, sign, value = text.partition("=")
+    name = key.lstrip("+")
+    if not sign or not value or value[0] in "[{'\"$":
+        return text
+    if name == "data.files" and "," not in value and not value.startswith(("choice(", "glob(")):
+        return f"{key}=[{quoted(value)}]"
+    if name == "run_id" and "," not in value and "(" not in value:
+        return f"{key}={quoted(value)}"
+    return text
+
+
+def quoted(text: str) -> str:
+    """Quote a value so that Hydra takes it as it stands."""
+    return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+
+
+def check_names(
+    overrides: Iterable[Override], groups: Mapping[str, Sequence[str]], multirun: bool
+) -> None:
+    """Refuse unknown keys, groups and options, and sweeps where one job was asked for."""
+    fields = all_fields()
+    known = {info.key for info in fields}
+    known |= {".".join(key.split(".")[:n]) for key in known for n in range(1, key.count(".") + 1)}
+    mappings = tuple(f"{info.key}." for info in fields if info.is_mapping)
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_sweep_override():
+            _check_sweep(override, multirun)
+        if override.is_hydra_override() or key == "hydra":
+            continue
+        if override.is_delete():
+            raise UserError(
+                f"command line: ~{key} deletes what a run needs, expected key=value; "
+                f"choose another value or option"
+            )
+        if key in groups:
+            _check_options(override, groups[key])
+        elif key not in known and not (mappings and key.startswith(mappings)):
+            shown = f"{key}={override.get_value_string()}"
+            step = next_step(key, known | set(groups), SEE_HELP)
+            raise UserError(f"command line: {shown}, expected a known key or group; {step}")
+
+
+def _check_sweep(override: Override, multirun: bool) -> None:
+    key, value = override.key_or_group, override.get_value_string()
+    if not multirun:
+        raise UserError(
+            f"command line: {key}={value}, expected one value; "
+            f"add --multirun to run one job per value, or write {key}=[...] for a list"
+        )
+    if key in NOT_SWEPT:
+        raise UserError(
+            f"command line: {key}={value}, expected one value for the whole sweep; "
+            f"each job has a folder of its own below it"
+        )
+
+
+def _check_options(override: Override, options: Sequence[str]) -> None:
+    for value in _values(override, options):
+        if value is not None and str(value) not in options:
+            key = override.key_or_group
+            step = next_step(str(value), options, f"see chronorun train --help for {key}")
+            raise UserError(
+                f"command line: {key}={value}, expected one of {', '.join(options)}; {step}"
+            )
+
+
+def _values(override: Override, options: Sequence[str]) -> list[Any]:
+    if override.is_sweep_override():
+        return swept_values(override, options)
+    value = override.value()
+    return value if isinstance(value, list) else [value]
+
+
+def swept_values(override: Override, options: Sequence[str] = ()) -> list[str]:
+    """Return the values a sweep goes through, as text; ``glob`` picks from ``options``.
+
+    Raises UserError when there is none.
+    """
+    from hydra.core.override_parser.types import Glob
+
+    pattern = override.value()
+    if isinstance(pattern, Glob):
+        values = pattern.filter(list(options))
+    elif override.is_discrete_sweep():
+        values = list(override.sweep_string_iterator())
+    else:
+        # An interval belongs to optimising sweepers, which draw from it; its ends stand for it.
+        values = [str(pattern.start), str(pattern.end)]
+    if not values:
+        shown = f"{override.key_or_group}={override.get_value_string()}"
+        raise UserError(f"command line: {shown}, expected at least one value; correct the sweep")
+    return values
+
+
+def jobs(
+    overrides: Sequence[Override], groups: Mapping[str, Sequence[str]]
+) -> Iterator[list[str]]:
+    """Yield the overrides of the jobs to check: all of a sweep's when they are not too many.
+
+    Of a large sweep every value comes once, beside the first values of the others.
+    """
+    choices = [_alternatives(override, groups) for override in overrides]
+    total = 1
+    for alternatives in choices:
+        total *= len(alternatives)
+    if total <= LARGEST_PRODUCT:
+        yield from (list(job) for job in itertools.product(*choices))
+        return
+    first = [alternatives[0] for alternatives in choices]
+    yield first
+    for place, alternatives in enumerate(choices):
+        for other in alternatives[1:]:
+            yield [*first[:place], other, *first[place + 1 :]]
+
+
+def _alternatives(override: Override, groups: Mapping[str, Sequence[str]]) -> list[str]:
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    key = override.get_key_element()
+    values = swept_values(override, groups.get(override.key_or_group, ()))
+    return [f"{key}={value}" for value in values]

@@ -1,0 +1,134 @@
+"""What a layer has taught, carried to the next run."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from chronorun.config.governance import ControlConfig
+from chronorun.core.files import write_atomically
+from chronorun.errors import UserError
+from chronorun.governance.policy import MODES, ControlState
+
+FILE_NAME = "priors.json.gz"
+_SHORT = {
+    "layer_id": "l",
+    "fragility": "f",
+    "backoff_bias": "b",
+    "scale_cap": "sc",
+    "abstain_threshold": "at",
+    "intervention_helped_ema": "ih",
+    "preferred_mode": "pm",
+    "mode_scores": "ms",
+}
+
+
+@dataclass
+class LayerPriors:
+    """Experience with one layer."""
+
+    layer_id: int
+    fragility: float = 1.0
+    backoff_bias: float = 1.0
+    scale_cap: float | None = None
+    abstain_threshold: float = 0.01
+    intervention_helped_ema: float = 0.0
+    preferred_mode: str = "anti_dominance"
+    mode_scores: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MODES, 1.0))
+
+
+def priors_of(states: Mapping[int, ControlState], config: ControlConfig) -> dict[int, LayerPriors]:
+    """Derive priors from the states at the end of a run.
+
+    ``fragility`` is the layer's lens scale over the mean of all layers, clamped to [0.5, 2]; 1 where
+    no lens acted. The scale is capped at the highest allowed, halved where interventions did harm.
+    """
+    scales = {i: state.prev_scale for i, state in states.items()}
+    mean = sum(scales.values()) / max(1, len(scales))
+    found = {}
+    for i, state in states.items():
+        hurt = state.intervention_helped_ema < 0
+        found[i] = LayerPriors(
+            layer_id=i,
+            fragility=min(2.0, max(0.5, scales[i] / mean)) if mean > 0 else 1.0,
+            backoff_bias=state.harm_backoff,
+            scale_cap=config.lens_scale_max * (0.5 if hurt else 1.0),
+            abstain_threshold=config.abstain_pressure_threshold,
+            intervention_helped_ema=state.intervention_helped_ema,
+            preferred_mode=state.active_mode,
+            mode_scores=dict(state.mode_scores),
+        )
+    return found
+
+
+def save_priors(
+    states: Mapping[int, ControlState],
+    path: str | Path,
+    config: ControlConfig,
+    compress: bool = True,
+) -> None:
+    """Write the priors of all layers as compact JSON, gzipped unless asked otherwise.
+
+    Equal states give equal bytes (the gzip header carries no time).
+    """
+    compact = {
+        str(i): {_SHORT[key]: value for key, value in vars(prior).items()}
+        for i, prior in priors_of(states, config).items()
+    }
+    data = msgspec.json.encode({"v": 2, "p": compact})
+    write_atomically(Path(path), gzip.compress(data, mtime=0) if compress else data)
+
+
+def load_priors(path: str | Path) -> dict[int, LayerPriors]:
+    """Read a priors file, gzipped or plain, with compact or long keys; or that of a run folder.
+
+    Raises UserError when there is none or it is not one.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / FILE_NAME
+    try:
+        data = file.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        layers = msgspec.json.decode(data, type=dict[str, Any])
+        entries = layers.get("p", layers.get("priors"))
+        return {int(key): _read(int(key), entry) for key, entry in dict(entries).items()}
+    except FileNotFoundError:
+        raise UserError(
+            f"priors: {file} does not exist, expected a run folder or its {FILE_NAME}; "
+            f"correct governance.priors_from"
+        ) from None
+    except (OSError, EOFError, ValueError, TypeError, msgspec.DecodeError) as error:
+        raise UserError(
+            f"priors: {file} is not a priors file ({error}); correct governance.priors_from"
+        ) from error
+
+
+def _read(layer_id: int, entry: Mapping[str, Any]) -> LayerPriors:
+    values = {
+        name: entry.get(name, entry.get(short))
+        for name, short in _SHORT.items()
+        if name in entry or short in entry
+    }
+    prior = LayerPriors(**values | {"layer_id": layer_id})
+    numbers = (prior.fragility, prior.backoff_bias, prior.intervention_helped_ema)
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError(f"layer {layer_id} has a value that is not a number")
+    return prior
+
+
+def apply_priors_to_state(state: ControlState, prior: LayerPriors) -> ControlState:
+    """Start a layer with a prior's backoff, mode and scores; mutates and returns ``state``."""
+    state.harm_backoff = min(1.0, max(0.1, prior.backoff_bias))
+    if prior.preferred_mode in state.mode_scores:
+        state.active_mode = prior.preferred_mode
+    for mode, score in prior.mode_scores.items():
+        if mode in state.mode_scores:
+            state.mode_scores[mode] = min(1.0, max(0.0, float(score)))
+    return state

@@ -1,0 +1,54 @@
+"""``train.log``: what a person would have read on the screen, with the time of day."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from chronorun.tracking.lines import progress_line
+from chronorun.tracking.protocol import RunInfo
+
+
+class LogFileTracker:
+    """Appends plain lines to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: TextIO | None = None
+        self._info: RunInfo | None = None
+
+    def _line(self, text: str) -> None:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def start(self, info: RunInfo) -> None:
+        """Note the start."""
+        self._info = info
+        self._line(f"run {info.run_id} starts after step {info.start_step}")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Note the figures of an evaluation."""
+        if self._info is not None and "val/loss" in metrics:
+            self._line(progress_line(step, self._info.max_steps, metrics))
+
+    def alert(self, step: int, message: str) -> None:
+        """Note an alert."""
+        self._line(f"step {step}: {message}")
+
+    def notice(self, message: str) -> None:
+        """Note a line."""
+        self._line(message)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Tables have files of their own."""
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Note the end and close."""
+        self._line(f"run {summary.get('run_id')} {summary.get('status')}")
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,4 +1,4 @@
-"""JSON lines: one record a line, one write a line, so that a crash can tear at most the last one."""
+"""JSON lines: one record a line, one write a line; a crash can tear at most the last one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches as pure functions: of (seed, step) in training, of nothing but the corpus in evaluation."""
+"""Batches as pure functions: of (seed, step) in training, of the corpus alone in evaluation."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def train_batch(
 ) -> Batch:
     """Return this rank's rows of the global batch of a step, [B / world, S + 1] int64.
 
-    The global batch depends on (seed, step) alone; rank r takes its rows r::world. Windows lie within
-    one domain; domains are drawn by ``domain_weights``, or by their size.
+    The global batch depends on (seed, step) alone; rank r takes its rows r::world. Windows lie
+    within one domain; domains are drawn by ``domain_weights``, or by their size.
     """
     rng = _generator(seed, step, _TRAIN)
     return _draw(split, rng, batch_size, context_length, domain_weights)[rank::world]
@@ -113,4 +113,5 @@ def _draw(
 
 
 def _rows(tokens: Tokens, starts: NDArray[np.int64], context_length: int) -> Batch:
-    return tokens[starts[:, None] + np.arange(context_length + 1)].astype(np.int64)
+    rows: Batch = tokens[starts[:, None] + np.arange(context_length + 1)].astype(np.int64)
+    return rows

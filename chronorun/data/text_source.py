@@ -58,7 +58,7 @@ def _files(config: DataConfig) -> list[Path]:
     found: list[Path] = []
     for pattern in config.files:
         path = Path(pattern).expanduser()
-        matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)))]
+        matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)))]  # noqa: PTH207
         if not matches:
             raise UserError(
                 f"data: files={pattern} does not exist, expected a text file or a glob that "

@@ -3,15 +3,15 @@
 Names, arguments, formulas and numbers are those of ChronoMoEv2 0.2.0, whose users change only their
 import lines. It differs on purpose in this:
 
-- **Modes can switch.** v2 gives a mode up below a score that lies under the floor of all scores, so it
-  never does. Here ``mode_switch_threshold`` (0.25) lies above the floor (0.2).
-- **The lens reads the router's live rows.** v2 keeps a clone from when it was attached, and steers by
-  weights that training has long moved on from.
-- **The population may change.** ``n_experts`` follows each snapshot; a lens whose shares are older than
-  its router's rows waits for new ones.
+- **Modes can switch.** v2 gives a mode up below a score that lies under the floor of all scores, so
+  it never does. Here ``mode_switch_threshold`` (0.25) lies above the floor (0.2).
+- **The lens reads the router's live rows.** v2 keeps a clone from when it was attached, and steers
+  by weights that training has long moved on from.
+- **The population may change.** ``n_experts`` follows each snapshot; a lens whose shares are older
+  than its router's rows waits for new ones.
 - **Files stay open.** v2 opens the log for every record; here each record is one write.
-- **The lens draws from a generator of its own**, so that a run with an idle lens is bit-identical to a
-  run without one.
+- **The lens draws from a generator of its own**, so that a run with an idle lens is bit-identical
+  to a run without one.
 """
 
 from __future__ import annotations

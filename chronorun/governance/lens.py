@@ -1,8 +1,8 @@
 """The lens: a small shift of the router's input, ``x' = x + s d``.
 
-``d`` is a unit vector in model space made from the router's live weight rows and the window's shares.
-At ``s = 0`` the input itself is returned. The low-rank residual acts where no router is attached, or
-where asked for.
+``d`` is a unit vector in model space made from the router's live weight rows and the window's
+shares. At ``s = 0`` the input itself is returned. The low-rank residual acts where no router is
+attached, or where asked for.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ def steering_direction(rows_ED: Tensor, shares_E: Tensor, mode: SteeringMode) ->
         weight_E = weight_E.clamp(min=0.0)
         weight_E = weight_E / weight_E.sum().clamp(min=1e-12)
     direction = weight_E @ rows_ED
-    return direction / direction.norm().clamp(min=1e-12)
+    unit: Tensor = direction / direction.norm().clamp(min=1e-12)
+    return unit
 
 
 class ChronoLens(nn.Module):
     """Lens of one layer.
 
-    The parameters come from a generator of their own, so that a run with a lens draws the same random
-    numbers as one without.
+    The parameters come from a generator of their own, so that a run with a lens draws the same
+    random numbers as one without.
     """
 
     def __init__(self, d_model: int, rank: int = 8, layer_id: int = 0) -> None:
@@ -83,8 +84,8 @@ class ChronoLens(nn.Module):
     def direction(self) -> Tensor | None:
         """Return the direction from the live rows; None without router, shares or mode.
 
-        After the population changed and before new shares arrive, every expert counts as equal: there
-        is nothing to steer by.
+        After the population changed and before new shares arrive, every expert counts as equal:
+        there is nothing to steer by.
         """
         if self._rows is None or self._shares is None:
             return None
@@ -158,8 +159,8 @@ def compute_lens_aux_loss(
 ) -> Tensor:
     """Return a loss that trains a lens's low-rank part, a scalar.
 
-    Of the mean router probabilities over all tokens [..., n]: the squared shortfall of their entropy
-    (nats) below ``target_entropy`` plus the squared excess of their top-2 share.
+    Of the mean router probabilities over all tokens [..., n]: the squared shortfall of their
+    entropy (nats) below ``target_entropy`` plus the squared excess of their top-2 share.
     """
     mean_E = router_probs.reshape(-1, router_probs.shape[-1]).mean(dim=0)
     entropy = -torch.xlogy(mean_E, mean_E).sum()

@@ -45,8 +45,9 @@ class LayerPriors:
 def priors_of(states: Mapping[int, ControlState], config: ControlConfig) -> dict[int, LayerPriors]:
     """Derive priors from the states at the end of a run.
 
-    ``fragility`` is the layer's lens scale over the mean of all layers, clamped to [0.5, 2]; 1 where
-    no lens acted. The scale is capped at the highest allowed, halved where interventions did harm.
+    ``fragility`` is the layer's lens scale over the mean of all layers, clamped to [0.5, 2]; 1
+    where no lens acted. The scale is capped at the highest allowed, halved where interventions did
+    harm.
     """
     scales = {i: state.prev_scale for i, state in states.items()}
     mean = sum(scales.values()) / max(1, len(scales))
@@ -97,14 +98,14 @@ def load_priors(path: str | Path) -> dict[int, LayerPriors]:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
         layers = msgspec.json.decode(data, type=dict[str, Any])
-        entries = layers.get("p", layers.get("priors"))
+        entries = layers["p"] if "p" in layers else layers["priors"]
         return {int(key): _read(int(key), entry) for key, entry in dict(entries).items()}
     except FileNotFoundError:
         raise UserError(
             f"priors: {file} does not exist, expected a run folder or its {FILE_NAME}; "
             f"correct governance.priors_from"
         ) from None
-    except (OSError, EOFError, ValueError, TypeError, msgspec.DecodeError) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, msgspec.DecodeError) as error:
         raise UserError(
             f"priors: {file} is not a priors file ({error}); correct governance.priors_from"
         ) from error

@@ -161,7 +161,7 @@ class PathologyProbe:
         top2_share: float,
         dead_count: int,
     ) -> None:
-        """Add a checkpoint to the trajectory. The window that ended at ``step`` decides the phase."""
+        """Add a checkpoint to the trajectory; the window that ended at ``step`` has the phase."""
         if self._active is None:
             return
         self._surfaces[self._active].points.append(

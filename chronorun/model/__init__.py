@@ -9,10 +9,29 @@ from chronorun.core.exports import lazy_exports
 if TYPE_CHECKING:
     from chronorun.model.gpt import GPT, GPTOutput
     from chronorun.model.moe import MoELayer
+    from chronorun.model.population import (
+        PopulationLayer,
+        PopulationModel,
+        insert_expert,
+        read_expert,
+        remove_expert,
+    )
     from chronorun.model.router import Router
     from chronorun.model.shapes import RouterLosses, Routing
 
-__all__ = ["GPT", "GPTOutput", "MoELayer", "Router", "RouterLosses", "Routing"]
+__all__ = [
+    "GPT",
+    "GPTOutput",
+    "MoELayer",
+    "PopulationLayer",
+    "PopulationModel",
+    "Router",
+    "RouterLosses",
+    "Routing",
+    "insert_expert",
+    "read_expert",
+    "remove_expert",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -20,8 +39,13 @@ __getattr__, __dir__ = lazy_exports(
         "GPT": "gpt",
         "GPTOutput": "gpt",
         "MoELayer": "moe",
+        "PopulationLayer": "population",
+        "PopulationModel": "population",
         "Router": "router",
         "RouterLosses": "shapes",
         "Routing": "shapes",
+        "insert_expert": "population",
+        "read_expert": "population",
+        "remove_expert": "population",
     },
 )

@@ -1,8 +1,8 @@
 """The bank of experts of one layer, and the dispatch of tokens to them.
 
-Assignments are sorted by expert, each expert multiplies its own segment, and the results return to
-their places: no [tokens, experts, capacity] mask is ever built. CUDA uses ``grouped_mm``; on the CPU
-one GEMM per segment is as fast and simpler.
+Assignments are sorted by expert, each expert multiplies its own segment, and the results return
+to their places: no [tokens, experts, capacity] mask is ever built. CUDA uses ``grouped_mm``; on
+the CPU one GEMM per segment is as fast and simpler.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ class ExpertBank(nn.Module):
     def _segments(self, x_ND: Tensor, tokens_per_expert_E: Tensor) -> Tensor:
         # unbind, not w[e]: indexing would build a full-size gradient for every expert.
         sizes = tokens_per_expert_E.tolist()
-        hidden = [x @ w for x, w in zip(x_ND.split(sizes), self.w1.unbind(0), strict=True)]
+        hidden = [x @ w for x, w in zip(torch.split(x_ND, sizes), self.w1.unbind(0), strict=True)]
         h_NF = F.gelu(torch.cat(hidden))
-        out = [h @ w for h, w in zip(h_NF.split(sizes), self.w2.unbind(0), strict=True)]
+        out = [h @ w for h, w in zip(torch.split(h_NF, sizes), self.w2.unbind(0), strict=True)]
         return torch.cat(out)
 
     def _grouped(self, x_ND: Tensor, tokens_per_expert_E: Tensor) -> Tensor:

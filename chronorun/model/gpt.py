@@ -1,7 +1,8 @@
 """A small GPT whose every ``moe_stride``-th block has an MoE layer in place of its MLP.
 
 Pre-norm blocks, rotary attention, RMS norms, no biases, input and output embeddings tied; after
-nanoMoE (Cameron Wolfe's extension of nanoGPT). MoE layers are counted from 0: that is their layer_id.
+nanoMoE (Cameron Wolfe's extension of nanoGPT). MoE layers are counted from 0: that is their
+layer_id.
 """
 
 from __future__ import annotations

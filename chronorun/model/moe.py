@@ -1,8 +1,8 @@
 """The Mixture-of-Experts layer: lens, router, dispatch, experts, combine.
 
-The layer knows nothing of telemetry, governance or lifecycle. It calls an ``observer`` it was handed,
-passes the router's input through a ``lens`` it was handed, and offers its per-expert tensors by name
-(``slot_tensors``, ``set_slot_tensors``), which is all a population manager needs of a layer.
+The layer knows nothing of telemetry, governance or lifecycle. It calls an ``observer`` it was
+handed, passes the router's input through a ``lens`` it was handed, and offers its per-expert
+tensors by name (``slot_tensors``, ``set_slot_tensors``), which is all a population manager needs.
 """
 
 from __future__ import annotations

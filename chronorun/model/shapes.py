@@ -1,8 +1,8 @@
 """Shape legend of this package, and the records that travel between its parts.
 
-``B`` batch, ``S`` sequence, ``T = B*S`` tokens, ``D`` d_model, ``F`` hidden width of an expert, ``E``
-live experts of a layer, ``K`` top-k, ``N = K*T`` assignments, ``V`` vocabulary. A suffix on a name
-gives its shape: ``x_TD`` is [T, D].
+``B`` batch, ``S`` sequence, ``T = B*S`` tokens, ``D`` d_model, ``F`` hidden width of an expert,
+``E`` live experts of a layer, ``K`` top-k, ``N = K*T`` assignments, ``V`` vocabulary. A suffix on
+a name gives its shape: ``x_TD`` is [T, D].
 """
 
 from __future__ import annotations

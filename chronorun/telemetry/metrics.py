@@ -70,7 +70,7 @@ def compute_gini_coefficient(shares: Shares) -> float:
 def compute_layer_metrics(
     events: Iterable[RoutingEvent], layer_id: int
 ) -> tuple[Shares, float, float, float, int, int]:
-    """Return (shares, entropy, n_effective, top2_share, dead, nearly_dead); zeros without events."""
+    """Return (shares, entropy, n_effective, top2_share, dead, nearly_dead); else zeros."""
     shares = compute_utilization_shares(events, layer_id)
     if len(shares) == 0:
         return shares, 0.0, 0.0, 0.0, 0, 0

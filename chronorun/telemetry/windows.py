@@ -18,8 +18,8 @@ class LayerWindow:
     """Statistics of one layer; E live experts, one row of ``counts`` per step.
 
     ``overflow_fraction`` is the share of assignments beyond 1.25 times the even share per expert,
-    dropped ones included; ``co_selection[i, j]`` counts tokens sent to both i and j, its diagonal is
-    each expert's own count.
+    dropped ones included; ``co_selection[i, j]`` counts tokens sent to both i and j, its diagonal
+    is each expert's own count.
     """
 
     layer_id: int

@@ -17,7 +17,7 @@ def chosen_mode(config: WandbConfig) -> str:
     The variable is read here because an explicit ``mode=`` would beat it inside wandb.
     """
     if config.mode is not WandbMode.auto:
-        return config.mode.value
+        return str(config.mode.value)
     return os.environ.get("WANDB_MODE", "") or "offline"
 
 
@@ -57,7 +57,7 @@ class WandbTracker:
                 name=info.run_id,
                 dir=str(info.run_dir),
                 config=info.config,
-                mode=self.mode,
+                mode=self.mode,  # type: ignore[arg-type]
                 resume="allow" if info.resume_id and self.mode == "online" else None,
                 settings=wandb.Settings(
                     console="off",

@@ -214,7 +214,8 @@ def remove_leftovers(run_dir: Path) -> None:
 def rng_state() -> dict[str, Tensor]:
     """Return the states of torch's global generators."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    # Asking an unused GPU would start it.
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 

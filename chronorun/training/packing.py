@@ -1,7 +1,8 @@
 """Separate nested state into plain JSON data and named tensors, and join them again.
 
-Every stateful part of a run returns one ``state_dict()`` of nested dicts, lists, scalars and tensors.
-Checkpoints hold JSON and safetensors, so the tensors are lifted out and leave a marker behind.
+Every stateful part of a run returns one ``state_dict()`` of nested dicts, lists, scalars and
+tensors. Checkpoints hold JSON and safetensors, so the tensors are lifted out and leave a marker
+behind.
 """
 
 from __future__ import annotations

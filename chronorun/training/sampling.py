@@ -71,13 +71,14 @@ def load_run_model(run_dir: Path, checkpoint: str = "last") -> tuple[GPT, Tokeni
     tensors = saved.tensors["model"]
     try:
         population = saved.state["population"]
-        model = GPT(
-            config.model,
-            config.router,
-            tensors["embedding.weight"].shape[0],
-            experts_per_layer=[population[str(i)] for i in range(len(population))],
-            generator=torch.Generator(),
-        )
+        # Weights are drawn before they are loaded; the caller's random numbers are not spent on it.
+        with torch.random.fork_rng(devices=[]):
+            model = GPT(
+                config.model,
+                config.router,
+                tensors["embedding.weight"].shape[0],
+                experts_per_layer=[population[str(i)] for i in range(len(population))],
+            )
         model.load_state_dict(tensors)
     except (KeyError, IndexError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]

@@ -1,7 +1,8 @@
 """Stress injected into a real training run.
 
-What is in force is a pure function of the step, so that a resumed run is stressed exactly as one never
-stopped. What starts and ends is logged in ``scenario_events.jsonl``: detection is scored against it.
+What is in force is a pure function of the step, so that a resumed run is stressed exactly as one
+never stopped. What starts and ends is logged in ``scenario_events.jsonl``: detection is scored
+against it.
 """
 
 from __future__ import annotations

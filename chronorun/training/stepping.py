@@ -45,7 +45,7 @@ def choose_device(device: Device) -> torch.device:
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
     """Return the autocast context of a forward pass; ``auto`` is bf16 on CUDA, fp32 on the CPU."""
     bf16 = precision is Precision.bf16 or (precision is Precision.auto and device.type == "cuda")
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)  # type: ignore[return-value]
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
 class Stepper:

@@ -1,7 +1,7 @@
 """The training loop of one run: steps, evaluation checkpoints, logs, saved checkpoints.
 
-A step is counted when it is done: row ``step: 20`` of metrics.jsonl describes the model after 20 updates,
-and so does the checkpoint folder ``step_00000020``.
+A step is counted when it is done: row ``step: 20`` of metrics.jsonl describes the model after 20
+updates, and so does the checkpoint folder ``step_00000020``.
 """
 
 from __future__ import annotations

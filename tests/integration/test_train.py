@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import NANO, Chronorun
 
+LONG = (*NANO, "training.max_steps=600")
 LOGS = ("metrics", "routing_events", "snapshots", "control_decisions")
 
 
@@ -112,13 +114,11 @@ def test_resume_is_bit_equal_to_a_run_never_stopped(
 def test_a_signal_saves_and_says_how_to_resume(
     chronorun: Chronorun, tmp_path: Path, number: int, code: int, cache_dir: Path
 ) -> None:
-    assert chronorun("train", *NANO, "run_id=whole", "training.max_steps=600").returncode == 0
+    assert chronorun("train", *LONG, "run_id=whole").returncode == 0
     process = subprocess.Popen(
-        [sys.executable, "-m", "chronorun", "train", *NANO]
-        + ["run_id=stopped", "training.max_steps=600"],
+        [sys.executable, "-m", "chronorun", "train", *LONG, "run_id=stopped"],
         cwd=tmp_path,
-        env=__import__("os").environ
-        | {"CHRONORUN_CACHE": str(cache_dir), "WANDB_MODE": "disabled"},
+        env=os.environ | {"CHRONORUN_CACHE": str(cache_dir), "WANDB_MODE": "disabled"},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,0 +1,112 @@
+"""The population protocol: what a layer offers so that experts can come and go, and the edits.
+
+An edit rebuilds every per-expert tensor of one layer (``slot_tensors``) in one go. Parameters come
+back as new ``nn.Parameter`` objects without a gradient: an optimizer that held the old ones must be
+handed the new ones by whoever called the edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class PopulationLayer(Protocol):
+    """A layer whose experts are slots, counted along dimension 0 of some of its tensors."""
+
+    @property
+    def num_experts(self) -> int:
+        """Live experts."""
+
+    @property
+    def top_k(self) -> int:
+        """Experts each token is sent to: the least a layer can live on."""
+
+    def slot_tensors(self) -> dict[str, Tensor]:
+        """Return every tensor whose first dimension is the slot, by name."""
+
+    def set_slot_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put tensors of a new number of slots in the place of those of the same names."""
+
+
+class PopulationModel(Protocol):
+    """A model with layers that hold experts; a layer's index is its id."""
+
+    def moe_layers(self) -> Sequence[PopulationLayer]:
+        """Return the layers in order."""
+
+
+def read_expert(layer: PopulationLayer, slot: int) -> dict[str, Tensor]:
+    """Return a copy of everything the layer holds for one expert, by name, without the slot axis.
+
+    Raises IndexError for a slot that is not live.
+    """
+    _check_slot(layer, slot)
+    return {name: tensor.detach()[slot].clone() for name, tensor in layer.slot_tensors().items()}
+
+
+def insert_expert(layer: PopulationLayer, values: Mapping[str, Tensor]) -> int:
+    """Append an expert made of ``values`` and return its slot, the last one.
+
+    ``values`` has one entry, of the shape ``read_expert`` gives, for every name of
+    ``slot_tensors()``; raises ValueError for a missing or unknown name.
+    """
+    tensors = layer.slot_tensors()
+    wrong = sorted(tensors.keys() ^ values.keys())
+    if wrong:
+        raise ValueError(
+            f"insert_expert: names {', '.join(wrong)} are not on both sides, expected values for "
+            f"exactly {', '.join(sorted(tensors))}; start from read_expert"
+        )
+    for name, old in tensors.items():
+        if values[name].shape != old.shape[1:]:
+            raise ValueError(
+                f"insert_expert: {name} has shape {list(values[name].shape)}, expected "
+                f"{list(old.shape[1:])}; start from read_expert"
+            )
+    layer.set_slot_tensors(
+        {
+            name: _like(old, torch.cat([old.detach(), values[name].detach().to(old)[None]]))
+            for name, old in tensors.items()
+        }
+    )
+    return layer.num_experts - 1
+
+
+def remove_expert(layer: PopulationLayer, slot: int) -> dict[str, Tensor]:
+    """Take one expert out and return what it was; the others keep their order and move up.
+
+    Raises IndexError for a slot that is not live and ValueError when fewer than ``top_k`` experts
+    would be left.
+    """
+    removed = read_expert(layer, slot)
+    if layer.num_experts <= layer.top_k:
+        raise ValueError(
+            f"remove_expert: num_experts={layer.num_experts}, expected > top_k={layer.top_k}; "
+            f"insert an expert first"
+        )
+    layer.set_slot_tensors(
+        {
+            name: _like(old, torch.cat([old.detach()[:slot], old.detach()[slot + 1 :]]))
+            for name, old in layer.slot_tensors().items()
+        }
+    )
+    return removed
+
+
+def _check_slot(layer: PopulationLayer, slot: int) -> None:
+    if not 0 <= slot < layer.num_experts:
+        raise IndexError(
+            f"population: slot={slot}, expected 0 <= slot < num_experts={layer.num_experts}; "
+            f"slots move up when an expert leaves"
+        )
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    """Return ``new`` as a parameter where ``old`` is one, so that modules accept it."""
+    if isinstance(old, nn.Parameter):
+        return nn.Parameter(new, requires_grad=old.requires_grad)
+    return new

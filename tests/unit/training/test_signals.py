@@ -1,0 +1,60 @@
+"""The first signal asks, the second ends; handlers come and go with the context."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from chronorun.training.signals import StopRequest
+
+NUMBERS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_first_signal_only_sets_its_number(number: int) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert stop.signal_number is None
+        os.kill(os.getpid(), number)
+        assert stop.signal_number == number
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_second_signal_ends_the_process_at_once(number: int) -> None:
+    code = f"""
+import os
+from chronorun.training.signals import StopRequest
+with StopRequest():
+    for n in range(2):
+        os.kill(os.getpid(), {int(number)})
+        print(n, flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-number, "0\n", "")
+
+
+def test_handlers_go_even_after_an_error() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError), StopRequest():
+        _ = 1 / 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_thread_goes_without() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    found: list[object] = []
+
+    def work() -> None:
+        with StopRequest() as stop:
+            found.extend([stop.signal_number, signal.getsignal(signal.SIGINT) is before])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [None, True]

@@ -14,7 +14,12 @@ from chronorun.data import TokenizedCorpus, load_corpus
 from chronorun.errors import RunInterrupted, StorageError
 from chronorun.model import GPT
 from chronorun.tracking.protocol import RunInfo, Tracker
-from chronorun.training.checkpoint import Checkpoint, load_checkpoint, newest_good_checkpoint
+from chronorun.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    newest_good_checkpoint,
+    set_aside_newer,
+)
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.logs import RunLogs
 from chronorun.training.optimizer import build_optimizer
@@ -66,18 +71,23 @@ def _checkpoint_to_resume(config: RunConfig, run_dir: Path, trackers: Tracker) -
     if config.resume is None:
         return None
     asked = Path(config.resume)
+    notices: list[str] = []
+    checkpoint: Checkpoint | None
     if asked.parent.name == "checkpoints":
-        return load_checkpoint(asked)
-    checkpoint, notices = newest_good_checkpoint(run_dir)
-    for notice in notices:
-        trackers.notice(notice)
+        checkpoint = load_checkpoint(asked)
+    else:
+        checkpoint, notices = newest_good_checkpoint(run_dir)
     if checkpoint is None and config.resume != "auto":
         raise StorageError(
             f"resume: {config.resume} holds no usable checkpoint, expected checkpoints/step_*; "
             f"start the run anew or name another folder"
         )
     if checkpoint is not None:
-        trackers.notice(f"resuming {config.run_id} after step {checkpoint.step}")
+        # A newer checkpoint belongs to the future that this resume replaces.
+        notices += set_aside_newer(run_dir, checkpoint.step)
+        notices.append(f"resuming {config.run_id} after step {checkpoint.step}")
+    for notice in notices:
+        trackers.notice(notice)
     return checkpoint
 
 

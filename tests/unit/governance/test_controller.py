@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from chronorun.core.jsonl import read_jsonl
+from chronorun.errors import UserError
+from chronorun.governance import (
+    ChronoLens,
+    ControlDecision,
+    Controller,
+    LayerPriors,
+    PathologyConfig,
+    PathologyProbe,
+    apply_priors_to_state,
+    compare_surfaces,
+    load_priors,
+)
+from chronorun.telemetry import LayerSnapshot, SystemSnapshot
+
+
+def snapshot(step: int, *shares: list[float], alerts: tuple[str, ...] = ()) -> SystemSnapshot:
+    layers = [LayerSnapshot.from_shares(i, np.array(s)) for i, s in enumerate(shares)]
+    return SystemSnapshot(step, 0.0, 2.0, 2.1, layers, list(alerts), "r", "m")
+
+
+EVEN = [0.25] * 4
+SKEWED = [0.9, 0.1, 0.0, 0.0]
+
+
+def test_update_steers_logs_and_returns_the_decisions(tmp_path: Path) -> None:
+    controller = Controller(2, [4, 4], output_dir=tmp_path)
+    controller.initialize("r")
+    lenses = [ChronoLens(8, layer_id=i) for i in range(2)]
+    note = "PRE_COLLAPSE: Layer 1: n_effective 1.38 of 4"
+    for step in (100, 120, 140):
+        decisions = controller.update(snapshot(step, EVEN, SKEWED, alerts=(note,)), lenses)
+    assert lenses[0].s == 0.0
+    assert lenses[1].s == controller.get_lens_scales(140)[1] > 0.1
+    assert decisions[0].computed["abstain_reason"] == "no_pressure"
+    assert decisions[0].notes == []
+    assert decisions[1].notes == [note]
+    records = list(read_jsonl(tmp_path / "r" / "control_decisions.jsonl"))
+    assert [ControlDecision.from_dict(r) for r in records[-2:]] == decisions
+    assert list(records[0])[:7] == [
+        "run_id",
+        "step",
+        "layer_id",
+        "observed",
+        "computed",
+        "actuator",
+        "emergency",
+    ]
+
+
+def test_a_restored_controller_goes_on_exactly() -> None:
+    stream = [snapshot(100 + i, EVEN if i % 3 else SKEWED) for i in range(9)]
+    whole = Controller(1, [4])
+    halves = Controller(1, [4])
+    for shot in stream[:4]:
+        whole.update(shot)
+        halves.update(shot)
+    resumed = Controller(1, [4])
+    resumed.load_state_dict(msgspec.json.decode(msgspec.json.encode(halves.state_dict())))
+    for shot in stream[4:]:
+        assert whole.update(shot) == resumed.update(shot)
+
+
+def test_the_population_follows_the_snapshot() -> None:
+    controller = Controller(1, [4])
+    controller.update(snapshot(1, [0.2] * 5))
+    assert controller.get_state(0).n_experts == 5
+
+
+def test_layers_and_populations_must_match() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^controller: n_experts_per_layer has 1 entries, expected n_layers=2; "
+        r"give one number per MoE layer$",
+    ):
+        Controller(2, [4])
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_priors_round_trip(tmp_path: Path, compress: bool) -> None:
+    controller = Controller(2, [4, 4])
+    for step in (100, 120):
+        controller.update(snapshot(step, EVEN, SKEWED))
+    path = tmp_path / "priors.json.gz"
+    controller.save_priors(path, compress)
+    first = path.read_bytes()
+    controller.save_priors(path, compress)
+    assert path.read_bytes() == first
+    priors = load_priors(tmp_path)
+    assert (priors[0].fragility, priors[1].fragility) == (0.5, 2.0)
+    text = gzip.decompress(first) if compress else first
+    plain = json.loads(text)
+    assert plain["v"] == 2
+    assert set(plain["p"]["0"]) == {"l", "f", "b", "sc", "at", "ih", "pm", "ms"}
+
+
+def test_long_keys_are_accepted_and_change_the_state(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    entry = {"fragility": 0.7, "backoff_bias": 0.4, "preferred_mode": "lift_tail"}
+    path.write_text(json.dumps({"v": 2, "p": {"0": entry}}), encoding="utf-8")
+    controller = Controller(1, [4])
+    controller.load_priors(path)
+    state = controller.get_state(0)
+    assert (state.harm_backoff, state.active_mode) == (0.4, "lift_tail")
+    assert controller.priors[0].fragility == 0.7
+    assert apply_priors_to_state(state, LayerPriors(0, backoff_bias=9.0)).harm_backoff == 1.0
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\x1f\x8bxx", b'{"v":2}', b'{"p":{"x":{}}}'])
+def test_a_file_that_holds_no_priors_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "p.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"^priors: .* is not a priors file"):
+        load_priors(path)
+    with pytest.raises(UserError, match=r"^priors: .* does not exist, expected a run folder"):
+        load_priors(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("severity", "numbers"),
+    [
+        ("mild", (0.6, 10, 50)),
+        ("moderate", (0.8, 20, 100)),
+        ("severe", (0.95, 50, 150)),
+        ("catastrophic", (1.0, 100, 200)),
+    ],
+)
+def test_severities(severity: str, numbers: tuple[float, int, int]) -> None:
+    c = PathologyConfig.from_severity(severity)
+    assert (c.concentration_ratio, c.injection_duration, c.recovery_window) == numbers
+    assert (c.n_dominant, c.recovery_threshold) == (2, 0.1)
+
+
+def test_a_probe_walks_its_phases_and_measures_recovery(tmp_path: Path) -> None:
+    probe = PathologyProbe("m", "r", tmp_path)
+    assert probe.get_phase(0) == "inactive"
+    probe.start_probe(0, PathologyConfig.from_severity("mild"), start_step=20)
+    assert [probe.get_phase(s) for s in (0, 19, 20, 29, 30, 79, 80)] == [
+        "baseline",
+        "baseline",
+        "injection",
+        "injection",
+        "recovery",
+        "recovery",
+        "complete",
+    ]
+    assert probe.get_routing_override(10, 4) is None
+    assert probe.get_routing_override(25, 4) == pytest.approx([0.3, 0.3, 0.2, 0.2])
+    for step, n_eff in ((10, 4.0), (20, 4.0), (30, 2.0), (40, 3.0), (50, 3.6), (60, 4.0)):
+        probe.record_point(step, 0.1, 0.1, n_eff, 0.5, 0)
+    surface = probe.end_probe()
+    assert surface is not None
+    assert (surface.recovery_checkpoints, surface.recovery_steps) == (2, 20)
+    assert compare_surfaces(surface, surface)["both_recovered"] is True
+    record = json.loads(probe.save().read_text(encoding="utf-8"))
+    assert record["surfaces"][0]["recovery_checkpoints"] == 2
+
+
+def test_a_layer_that_never_recovers_is_censored() -> None:
+    probe = PathologyProbe("m", "r")
+    probe.start_probe(0, PathologyConfig.from_severity("mild"), start_step=10)
+    for step, n_eff in ((10, 4.0), (20, 2.0), (30, 2.0)):
+        probe.record_point(step, 0.1, 0.1, n_eff, 0.5, 0)
+    surface = probe.get_surface(0)
+    assert surface is not None
+    assert surface.recovery_checkpoints is None

@@ -1,120 +1,192 @@
 """Shell completion of commands, flags, groups, options and keys, after ``=`` too.
 
-The scripts ask ``chronorun _complete -- WORDS...``, which answers in whole words (``router=topk``).
-bash splits words at ``=``, so its script joins them again and cuts off what bash has already taken.
+The scripts ask ``chronorun _complete WORDS...`` (the last word is the one at the cursor), which
+answers in whole words (``router=topk``). bash splits words at ``=`` and ``:``, so its script reads
+the line itself, and cuts off what bash takes as done.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from chronorun.errors import UserError
 
-COMMANDS = ("train", "sample", "completion")
-HYDRA_FLAGS = (
-    "--multirun",
-    "--cfg",
-    "--resolve",
-    "--package",
-    "--info",
-    "--config-dir",
-    "--config-name",
-    "--help",
-    "--hydra-help",
-    "--debug",
-)
-SAMPLE_FLAGS = (
-    "--prompt",
-    "--tokens",
-    "--temperature",
-    "--top-k",
-    "--seed",
-    "--checkpoint",
-    "--json",
-    "--help",
-)
+# Typer is not asked (nor imported) at every <Tab>; a test compares these with its commands.
+COMMANDS = {
+    "train": (
+        "--multirun",
+        "--cfg",
+        "--resolve",
+        "--package",
+        "--info",
+        "--config-dir",
+        "--config-name",
+        "--experimental-rerun",
+        "--help",
+        "--hydra-help",
+        "--debug",
+    ),
+    "sample": (
+        "--prompt",
+        "--tokens",
+        "--temperature",
+        "--top-k",
+        "--seed",
+        "--checkpoint",
+        "--json",
+        "--debug",
+        "--help",
+    ),
+    "completion": ("--debug", "--help"),
+}
 SHELLS = ("bash", "fish", "zsh")
 
-_BASH = """\
-_chronorun_complete() {
-    local line="${COMP_LINE:0:COMP_POINT}" cur words IFS=$'\\n'
-    IFS=' ' read -ra words <<< "$line"
-    cur="${words[${#words[@]}-1]}"
-    if [[ "$line" == *" " ]]; then cur=""; words+=(""); fi
-    COMPREPLY=($(chronorun _complete -- "${words[@]:1}" 2>/dev/null))
-    if [[ "$cur" == *=* && "$COMP_WORDBREAKS" == *=* ]]; then
-        COMPREPLY=("${COMPREPLY[@]#"${cur%"${cur##*=}"}"}")
-    fi
-    if [[ ${#COMPREPLY[@]} -eq 1 && "${COMPREPLY[0]}" == *= ]]; then compopt -o nospace; fi
+FLAG_VALUES = {
+    "--cfg": ("job", "hydra", "all"),
+    "-c": ("job", "hydra", "all"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+    "-i": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+    "--checkpoint": ("last", "best"),
 }
-complete -o default -F _chronorun_complete chronorun
+FOLDER_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
+
+_BASH = """\
+# bash completion for chronorun: source <(chronorun completion bash)
+_chronorun_complete() {
+    local line="${COMP_LINE:0:COMP_POINT}" word="" done=""
+    local -a words
+    read -ra words <<< "$line"
+    if [[ "$line" == *[[:space:]] ]]; then words+=(""); fi
+    word="${words[${#words[@]}-1]}"
+    mapfile -t COMPREPLY < <("${words[0]/#\\~/$HOME}" _complete "${words[@]:1}" 2>/dev/null)
+    # bash replaces only what follows the last of these characters.
+    if [[ "$word" == *=* && "$COMP_WORDBREAKS" == *=* ]]; then done="${word%"${word##*=}"}"; fi
+    if [[ "$word" == *:* && "$COMP_WORDBREAKS" == *:* ]]; then done="${word%"${word##*[=:]}"}"; fi
+    COMPREPLY=("${COMPREPLY[@]#"$done"}")
+    if [[ "${COMPREPLY[*]}" == *[=./] ]]; then compopt -o nospace 2>/dev/null; fi
+}
+complete -F _chronorun_complete chronorun
 """
 
 _ZSH = """\
 #compdef chronorun
+# zsh completion for chronorun: source <(chronorun completion zsh), after compinit
 _chronorun() {
-    local -a found
-    found=("${(@f)$(chronorun _complete -- "${(@)words[2,$CURRENT]}" 2>/dev/null)}")
-    if [[ -z "${found[1]}" ]]; then _files; return; fi
-    compadd -Q -S '' -- "${found[@]}"
+    local -a found open closed
+    found=("${(@f)$("${words[1]/#\\~/$HOME}" _complete \\
+        "${(@)words[2,CURRENT-1]}" "$PREFIX" 2>/dev/null)}")
+    open=(${(M)found:#*[=./]})
+    closed=(${found:#*[=./]})
+    (( $#open )) && compadd -Q -S '' -- $open
+    (( $#closed )) && compadd -Q -- $closed
 }
 if [[ "$funcstack[1]" = "_chronorun" ]]; then _chronorun "$@"; else compdef _chronorun chronorun; fi
 """
 
 _FISH = """\
+# fish completion for chronorun: chronorun completion fish | source
 function __chronorun_complete
-    set -l words (commandline -opc) (commandline -ct)
-    chronorun _complete -- $words[2..-1] 2>/dev/null
+    set -l words (commandline -opc)
+    $words[1] _complete $words[2..-1] (commandline -ct) 2>/dev/null
 end
-complete -c chronorun -a '(__chronorun_complete)'
+complete -c chronorun -f -a '(__chronorun_complete)'
 """
 
 
-def script(shell: str) -> str:
-    """Return the completion script of a shell."""
+def script(shell: str | None) -> str:
+    """Return the completion script of a shell (None: the user's). Raises UserError."""
+    name = shell or Path(os.environ.get("SHELL", "")).name
     scripts = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
-    if shell not in scripts:
+    if name not in scripts:
         raise UserError(
-            f"completion: shell={shell}, expected one of {', '.join(SHELLS)}; name your shell"
+            f"completion: shell={name}, expected one of {', '.join(SHELLS)}; name your shell"
         )
-    return scripts[shell]
+    return scripts[name]
+
+
+def print_completions(words: Sequence[str]) -> int:
+    """Print the completions of the last word, one a line; print nothing when anything fails."""
+    try:
+        print("\n".join(complete(words)))
+    except Exception:
+        # An error message would land in the middle of the line that is being typed.
+        return 1
+    return 0
 
 
 def complete(words: Sequence[str]) -> list[str]:
     """Return the completions of the last word, given the words after ``chronorun``."""
-    words = [word for word in words if word != "--"] if "--" in words[:1] else list(words)
-    current = words[-1] if words else ""
-    if len(words) <= 1:
+    before, current = list(words[:-1]), words[-1] if words else ""
+    while before and before[0] == "--debug":
+        before.pop(0)
+    if not before:
         return _starting((*COMMANDS, "--help", "--version", "--debug"), current)
-    if words[0] == "train":
-        return _train_words(current, words[-2])
-    if words[0] == "sample":
-        return _starting(SAMPLE_FLAGS, current) if current.startswith("-") else []
-    return _starting(SHELLS, current) if words[0] == "completion" else []
+    command, previous = before[0], before[-1]
+    if previous in FLAG_VALUES:
+        found = _starting(FLAG_VALUES[previous], current)
+        if found or previous not in ("--info", "-i"):
+            return found or _paths(current)
+    if previous in FOLDER_FLAGS:
+        return _paths(current, folders_only=True)
+    if current.startswith("-"):
+        return _starting(COMMANDS.get(command, ()), current)
+    if command == "train":
+        return _override(current)
+    if command == "sample" and len(before) == 1:
+        return _paths(current, folders_only=True)
+    return _starting(SHELLS, current) if command == "completion" and len(before) == 1 else []
 
 
 def _starting(candidates: Iterable[str], current: str) -> list[str]:
-    return sorted(candidate for candidate in candidates if candidate.startswith(current))
+    return sorted({candidate for candidate in candidates if candidate.startswith(current)})
 
 
-def _train_words(current: str, previous: str) -> list[str]:
-    if previous in ("--cfg", "-c"):
-        return _starting(("job", "hydra", "all"), current)
-    if current.startswith("-"):
-        return _starting(HYDRA_FLAGS, current)
+def _override(current: str) -> list[str]:
+    bare = current.lstrip("+~")
+    sigil = current[: len(current) - len(bare)]
+    key, sign, value = bare.partition("=")
+    found = _values(key, value) if sign else _keys(key)
+    return [sigil + word for word in found]
+
+
+def _keys(current: str) -> list[str]:
+    from chronorun.config.describe import all_fields
+    from chronorun.config.paths import groups
+
+    keys = [info.key for info in all_fields()]
+    if "." in current:
+        return _starting((f"{key}=" for key in keys), current)
+    # Fields of a group come once its dot is typed: a first <Tab> shows a screen, not a book.
+    tops = {f"{key.partition('.')[0]}." if "." in key else f"{key}=" for key in keys}
+    return _starting({*tops, *(f"{name}=" for name in groups())}, current)
+
+
+def _values(key: str, value: str) -> list[str]:
     from chronorun.config.describe import all_fields
     from chronorun.config.paths import group_options, groups
 
-    key, sign, _ = current.partition("=")
-    if not sign:
-        keys = {f"{name}=" for name in groups()} | {f"{info.key}=" for info in all_fields()}
-        # Fields of a group come once the group is named: a first <Tab> shows a screen, not a book.
-        return _starting((k for k in keys if "." in current or "." not in k), current)
-    if key in groups():
-        values: Iterable[str] = group_options(key)
+    # A list of a sweep, or in brackets, completes its last item.
+    cut = max(value.rfind(","), value.rfind("[")) + 1
+    done, item = value[:cut], value[cut:]
+    if key in ("data.files", "resume", "output_dir", "data.cache_dir"):
+        found = [*_starting(("auto",) if key == "resume" else (), item), *_paths(item)]
+    elif key in groups():
+        found = _starting(group_options(key), item)
     else:
-        values = next((info.choices for info in all_fields() if info.key == key), ())
-    # A sweep list completes its last item.
-    done, comma, _ = current.rpartition(",")
-    head = done + comma if comma else f"{key}="
-    return _starting((head + value for value in values), current)
+        choices = next((info.choices for info in all_fields() if info.key == key), ())
+        found = _starting(choices, item)
+    return [f"{key}={done}{word}" for word in found]
+
+
+def _paths(current: str, *, folders_only: bool = False) -> list[str]:
+    """Return paths that start so; folders end in a slash, hidden ones come when asked for."""
+    head, slash, tail = current.rpartition("/")
+    place = Path(head or slash or ".").expanduser()
+    found = []
+    for path in place.iterdir() if place.is_dir() else ():
+        hidden = path.name.startswith(".") and not tail.startswith(".")
+        if path.name.startswith(tail) and not hidden and (path.is_dir() or not folders_only):
+            found.append(f"{head}{slash}{path.name}{'/' if path.is_dir() else ''}")
+    return sorted(found)

@@ -5,54 +5,75 @@ from __future__ import annotations
 import textwrap
 from itertools import groupby
 
-import typer
-
-from chronorun.config.describe import FieldInfo, all_fields
-from chronorun.config.paths import group_options, groups
+from chronorun.config.describe import FieldInfo, default_run_fields, group_meaning
+from chronorun.config.paths import group_options, groups, option_summary
 
 WIDTH = 80
 
 INTRODUCTION = """\
-Usage: chronorun train [key=value] [group=option] [Hydra flags]
+Usage: chronorun train [group=option] [key=value] [flags]
 
 Train one Mixture-of-Experts language model, or several with --multirun.
 
   chronorun train
   chronorun train model=nano training.max_steps=300 run_id=first
+  chronorun train run_id=first resume=auto
   chronorun train data=text data.files=book.txt tokenizer=bpe
   chronorun train -m seed=0,1,2 router=topk,loss_free
-  chronorun train run_id=first resume=auto
 
-Flags (in any position):
-  --multirun, -m        run a sweep over the comma-separated values
-  --cfg job|hydra|all   show the configuration and stop  (--resolve, --package)
-  --info [what]         show how the configuration is composed
-  --config-dir, -cd DIR add a folder of config groups of your own
-  --hydra-help          Hydra's own help
-  --debug               show a traceback when something fails
+Flags (before, between or after the overrides):
+  --multirun, -m           one job for each combination of values: seed=0,1,2
+  --cfg job|hydra|all, -c  show the configuration and stop (--resolve, --package)
+  --info [PAGE], -i        show how the configuration is put together
+  --config-dir DIR, -cd    add a folder with groups and options of your own
+  --config-name NAME, -cn  start from another root file than train
+  --experimental-rerun F   run a configuration that Hydra pickled once more
+  --hydra-help             what Hydra itself offers, such as hydra/launcher=joblib
+  --debug                  show a traceback when something fails
+  --help, -h               this page
 """
-
-
-def print_train_help() -> None:
-    """Print the whole page."""
-    typer.echo(train_help())
 
 
 def train_help() -> str:
     """Return the page, at most 80 columns wide."""
-    parts = [INTRODUCTION, "Groups and their options:"]
+    parts = [INTRODUCTION, "Groups and their options (* is taken when nothing is said):"]
+    defaults = _default_options()
     for group in groups():
-        parts.append(_hang(f"  {group:<16}", ", ".join(group_options(group)), 18))
-    parts.append("\nFields (key, default; meaning, unit, range):")
-    for group, infos in groupby(all_fields(), key=lambda info: info.group):
-        parts.append(f"\n  {group or 'run'}")
+        parts.append(f"\n  {group}=")
+        parts.extend(_option(group, name, defaults) for name in group_options(group))
+    parts.append("\nFields (key=default; meaning, unit, range):")
+    for group, infos in groupby(default_run_fields(), key=lambda info: info.group):
+        parts.append("\n" + _hang(f"  {group or 'run'}", group_meaning(group), 4, ": "))
         parts.extend(_field(info) for info in infos)
     return "\n".join(parts)
 
 
-def _hang(head: str, text: str, indent: int) -> str:
+def _default_options() -> dict[str, str]:
+    """Return the option that each group has when none is chosen."""
+    from omegaconf import DictConfig
+
+    from chronorun.config.compose import ConfigFiles, compose_checked
+    from chronorun.config.paths import conf_dir
+
+    node = compose_checked([], ConfigFiles(conf_dir())).hydra.hydra.runtime.choices
+    assert isinstance(node, DictConfig)
+    return {str(group): str(option) for group, option in node.items()}
+
+
+def _option(group: str, name: str, defaults: dict[str, str]) -> str:
+    mark = "*" if defaults.get(group) == name else " "
+    head = f"    {mark} {name:<16} "
+    return _hang(head, option_summary(group, name), len(head), "")
+
+
+def _hang(head: str, text: str, indent: int, joint: str) -> str:
+    whole = f"{head}{joint}{text}".rstrip() if text else head.rstrip()
     return textwrap.fill(
-        text, WIDTH, initial_indent=head, subsequent_indent=" " * indent, break_on_hyphens=False
+        whole,
+        WIDTH,
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+        drop_whitespace=True,
     )
 
 
@@ -66,5 +87,5 @@ def _field(info: FieldInfo) -> str:
         notes.append(" | ".join(info.choices))
     text = "; ".join(note for note in notes if note)
     return f"    {info.key}={info.default}\n" + textwrap.fill(
-        text, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8
+        text, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False
     )

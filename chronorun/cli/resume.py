@@ -2,118 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from chronorun.config.compose import compose_run
+from chronorun.config.describe import flatten, show_value
+from chronorun.config.overrides import parse_overrides, quoted
+from chronorun.config.run import RunConfig
 from chronorun.errors import StorageError, UserError
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# What may change on a resume, because it does not change what a step computes. (max_steps moves
+# the end of the schedule, which is what one asks for by changing it.)
 FREE_KEYS = (
     "tracking.",
     "training.checkpoint_interval",
     "training.keep_last",
     "training.keep_best",
     "training.max_steps",
+    "data.cache_dir",
     "resume",
     "output_dir",
     "run_id",
 )
-"""Keys that may change on a resume: they do not change what a step computes (max_steps does change
-the schedule's length, which is what one asks for by changing it)."""
+
+# What the run's place already says, and what only held for the start.
+NOT_TAKEN_OVER = ("resume", "run_id", "output_dir", "hydra.")
 
 
-def continue_run(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides of the run to continue, then those given now.
+@dataclass(frozen=True)
+class Continuation:
+    """The run folder that is continued, and the whole list of overrides."""
 
-    Unchanged when nothing is resumed. Raises UserError when the two contradict each other in a key
-    that changes the mathematics.
+    run_dir: Path
+    overrides: list[str]
+
+
+def continuation(overrides: Sequence[str]) -> Continuation | None:
+    """Return what ``resume=`` asks for: saved overrides, then those given now; None without it.
+
+    Raises UserError when the run to continue is not named or not there.
     """
-    given = _given(overrides)
+    given = {item.get_key_element(): item.value() for item in parse_overrides(overrides)}
     resume = given.get("resume")
-    if resume in (None, "null"):
-        return list(overrides)
+    if resume is None:
+        return None
     if resume == "auto":
         if "run_id" not in given:
             raise UserError(
-                "resume: resume=auto needs a run_id, got none; "
-                "add run_id=NAME or give resume=outputs/NAME"
+                "resume: run_id is not given, expected run_id=NAME beside resume=auto; "
+                "add it, or name the folder: resume=outputs/NAME"
             )
-        run_dir = Path(given.get("output_dir", "outputs")) / given["run_id"]
-        if not (run_dir / ".hydra" / "overrides.yaml").is_file():
-            return list(overrides)
-        named: list[str] = []
+        output_dir = given.get("output_dir", RunConfig().output_dir)
+        run_dir = Path(str(output_dir)) / str(given["run_id"])
+        place: list[str] = []
     else:
-        run_dir = run_folder_of(Path(resume))
-        named = [f"run_id={run_dir.name}", f"output_dir={_quote(str(run_dir.parent))}"]
-    saved = [text for text in _saved_overrides(run_dir) if text.partition("=")[0] != "resume"]
-    merged = _merge(_merge(saved, overrides), named)
-    _check_same_mathematics(run_dir, merged)
-    return merged
+        run_dir = run_folder_of(Path(str(resume)))
+        place = [f"run_id={quoted(run_dir.name)}", f"output_dir={quoted(str(run_dir.parent))}"]
+        for key, value in (("run_id", run_dir.name), ("output_dir", str(run_dir.parent))):
+            if key in given and str(given[key]) != value:
+                raise UserError(
+                    f"resume: {key}={given[key]}, expected {value} as {resume} says; drop {key}"
+                )
+    return Continuation(run_dir, _merge(_saved_overrides(run_dir), [*overrides, *place]))
 
 
 def run_folder_of(path: Path) -> Path:
     """Return the run folder that a path given to ``resume=`` belongs to."""
     folder = path.parents[1] if path.parent.name == "checkpoints" else path
-    folder = folder.resolve() if folder.is_symlink() else folder
-    if not (folder / ".hydra" / "overrides.yaml").is_file():
+    if folder.is_symlink():
+        folder = folder.parent / folder.readlink()
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    if not path.is_dir() or not (folder / "config.yaml").is_file():
         raise UserError(
-            f"resume: {path} is not a run folder or one of its checkpoints; "
-            f"name a folder below outputs/"
+            f"resume: {path} is not a run folder or one of its checkpoints, expected a folder with "
+            f"config.yaml; name one such as outputs/run"
         )
     return folder
 
 
-def _given(overrides: Sequence[str]) -> dict[str, str]:
-    pairs = (text.partition("=") for text in overrides)
-    return {key.lstrip("+"): value.strip("'\"") for key, _, value in pairs}
-
-
-def _quote(text: str) -> str:
-    return f"'{text}'"
+def has_checkpoints(run_dir: Path) -> bool:
+    """Return whether there is anything to continue from."""
+    return any((run_dir / "checkpoints").glob("step_*/MANIFEST.json"))
 
 
 def _merge(first: Sequence[str], then: Sequence[str]) -> list[str]:
-    replaced = {text.partition("=")[0] for text in then}
-    return [text for text in first if text.partition("=")[0] not in replaced] + list(then)
+    """Return both lists, each key once: the last word counts."""
+    last: dict[str, str] = {}
+    for text in (*first, *then):
+        key = text.partition("=")[0].lstrip("+")
+        last.pop(key, None)
+        last[key] = text
+    return list(last.values())
 
 
 def _saved_overrides(run_dir: Path) -> list[str]:
     from omegaconf import OmegaConf
-    from yaml import YAMLError
 
     path = run_dir / ".hydra" / "overrides.yaml"
+    if not path.is_file():
+        return []
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, ValueError) as error:
+    except Exception as error:
         raise StorageError(f"resume: {path} is not YAML; restore the file") from error
     if not isinstance(loaded, list):
         raise StorageError(f"resume: {path} is not a list of overrides; restore the file")
-    return [str(text) for text in loaded]
+    texts = (str(text) for text in loaded)
+    return [text for text in texts if not text.lstrip("+").startswith(NOT_TAKEN_OVER)]
 
 
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested configuration data by dotted key."""
-    if not isinstance(node, dict):
-        return {prefix: node}
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+def check_same_mathematics(run_dir: Path, composed: DictConfig) -> None:
+    """Refuse to continue a run with another model, data or schedule than it was started with.
 
-
-def _check_same_mathematics(run_dir: Path, overrides: Sequence[str]) -> None:
+    Raises UserError naming the first key that differs, and both values.
+    """
     from omegaconf import OmegaConf
 
     path = run_dir / "config.yaml"
-    if not path.is_file():
+    if not path.is_file() or not has_checkpoints(run_dir):
         return
-    _, composed = compose_run(overrides)
-    new = flatten(OmegaConf.to_container(composed, resolve=False, enum_to_str=True))
-    old = flatten(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    try:
+        saved = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:
+        raise StorageError(f"resume: {path} is not YAML; restore the file") from error
+    old = _comparable(saved)
+    new = _comparable(OmegaConf.to_container(composed, resolve=False, enum_to_str=True))
+    # A key that only one side knows came or went with a version; its default is that version's.
     for key in sorted(old.keys() & new.keys()):
-        if old[key] != new[key] and not key.startswith(FREE_KEYS):
+        if old[key] != new[key]:
             raise UserError(
-                f"resume: {key}={new[key]}, expected {old[key]} as in {path}; "
-                f"drop the override or start a new run"
+                f"resume: {key}={show_value(new[key])}, expected {show_value(old[key])} as in "
+                f"{path}; drop the override or start a new run"
             )
+
+
+def _comparable(config: Any) -> dict[str, Any]:
+    assert isinstance(config, Mapping)
+    return {k: v for k, v in flatten(config).items() if not k.startswith(FREE_KEYS)}

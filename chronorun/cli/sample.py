@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
 from chronorun.cli.terminal import harmless
 
 
@@ -26,7 +24,7 @@ def sample_command(
     if as_json:
         import msgspec
 
-        record = {"prompt": prompt, "continuation": text, "run": run, "seed": seed}
-        typer.echo(msgspec.json.encode(record).decode())
+        record = {"run": run, "prompt": prompt, "continuation": text, "seed": seed}
+        print(msgspec.json.encode(record).decode())
         return
-    typer.echo(harmless(prompt + text, keep="\n\t"))
+    print(harmless(prompt + text, keep="\n\t"))

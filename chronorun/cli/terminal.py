@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 
 
@@ -13,3 +14,8 @@ def harmless(text: str, keep: str = "") -> str:
         else char.encode("unicode_escape", "surrogatepass").decode("ascii")
         for char in text
     )
+
+
+def warn(message: str) -> None:
+    """Print one warning line on standard error."""
+    sys.stderr.write(f"chronorun: warning: {harmless(' '.join(message.split()))}\n")

@@ -2,80 +2,193 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chronorun.cli import hydra_bridge
-from chronorun.cli.help import print_train_help
-from chronorun.cli.resume import continue_run
-from chronorun.config.compose import compose_run, to_run_config
-from chronorun.config.run import RunConfig
+from chronorun import __version__
+from chronorun.cli.terminal import warn
+from chronorun.config.overrides import parse_overrides, quoted
 from chronorun.errors import UserError
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-RESERVED = ("run", "bench", "multirun")
+    from chronorun.cli.hydra_bridge import HydraCall
+    from chronorun.config.compose import Composition
 
 
 def train_command(arguments: Sequence[str]) -> None:
     """Train as the arguments say; every mistake is found before a folder is made."""
+    if "--help" in arguments or "-h" in arguments:
+        from chronorun.cli.help import train_help
+
+        print(train_help())
+        return
+    if "--version" in arguments:
+        print(f"chronorun {__version__}")
+        return
+    _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    from chronorun.cli import hydra_bridge
+    from chronorun.config.compose import compose_checked
+    from chronorun.config.ignored import ignored_options
+
     call = hydra_bridge.parse(arguments)
-    if call.wants_help:
-        print_train_help()
+    if call.arguments.experimental_rerun is not None:
+        hydra_bridge.rerun(call, rerun_job)
         return
-    if not call.runs_jobs:
-        hydra_bridge.run(call, lambda composed: None)
+    files = call.files("train")
+    if call.arguments.hydra_help or call.arguments.shell_completion:
+        hydra_bridge.run(call, train_job, files)
         return
-    if call.arguments.experimental_rerun is None:
-        _check(call)
-    hydra_bridge.run(call, _train_job)
-
-
-def _check(call: hydra_bridge.HydraCall) -> None:
-    if not call.multirun:
-        call.overrides[:] = continue_run(call.overrides)
-    config, _ = compose_run(call.overrides, call.extra_dir)
+    given = parse_overrides(call.overrides)
+    call.overrides = [str(override.input_line) for override in given]
+    resumed = _take_over_resumed(call)
+    composition = compose_checked(call.overrides, files, multirun=call.multirun)
+    if call.shows_only:
+        _check_package(call, composition)
+        hydra_bridge.run(call, train_job, files)
+        return
+    for message in ignored_options(composition.config, {item.key_or_group for item in given}):
+        warn(message)
+    run_dir = _check_place(call, composition, resumed)
     if call.multirun:
-        return
-    check_run_id(config.run_id)
-    folder = Path(config.output_dir) / config.run_id
-    if folder.exists() and config.resume is None:
+        call.overrides.append(_name_folders_after_what_differs(given))
+    made = not run_dir.exists()
+    try:
+        hydra_bridge.run(call, train_job, files)
+    except UserError:
+        if made and not call.multirun:
+            _remove_unused(run_dir)
+        raise
+
+
+def _name_folders_after_what_differs(given: Sequence[Override]) -> str:
+    """Return the override that keeps what all jobs share out of their folders' names."""
+    shared = (item.get_key_element() for item in given if not item.is_sweep_override())
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, shared))}]"
+
+
+def _take_over_resumed(call: HydraCall) -> Path | None:
+    """Put the overrides of a run to be continued before those given; return its folder."""
+    from chronorun.cli.resume import continuation
+
+    found = continuation(call.overrides)
+    if found is None:
+        return None
+    if not call.multirun:
+        call.overrides = found.overrides
+        return found.run_dir
+    if "resume=auto" not in call.overrides:
         raise UserError(
-            f"run folder: {folder} exists, expected a new run_id; "
+            "resume: a folder is named, expected resume=auto with --multirun; "
+            "give the sweep's run_id=NAME and resume=auto"
+        )
+    return None
+
+
+def _check_package(call: HydraCall, composition: Composition) -> None:
+    from omegaconf import OmegaConf
+
+    from chronorun.config.describe import flatten
+    from chronorun.config.suggest import next_step
+
+    package = call.arguments.package
+    if package in (None, "_global_"):
+        return
+    if OmegaConf.select(composition.hydra, package) is None:
+        known = flatten(OmegaConf.to_container(composition.composed))
+        step = next_step(package, {*known, *map(str, composition.composed)}, "see --cfg job")
+        raise UserError(f"command line: --package={package}, expected a key with a value; {step}")
+
+
+def _check_place(call: HydraCall, composition: Composition, resumed: Path | None) -> Path:
+    """Return the folder of the run (or sweep). Raises UserError when it is not to be had."""
+    from chronorun.cli.resume import check_same_mathematics
+
+    config, hydra = composition.config, composition.hydra.hydra
+    if not config.run_id:
+        raise UserError(
+            "configuration: run_id is empty, expected a name; drop run_id for a fresh one"
+        )
+    run_dir = Path(str(hydra.sweep.dir if call.multirun else hydra.run.dir))
+    if resumed is not None:
+        check_same_mathematics(resumed, composition.composed)
+    elif config.resume is None and (run_dir.exists() or run_dir.is_symlink()):
+        raise UserError(
+            f"run folder: {run_dir} exists already, expected a new run_id; "
             f"add resume=auto to continue it, or choose another run_id"
         )
-
-
-def check_run_id(run_id: str) -> None:
-    """Refuse ids that are reserved or could leave the output folder."""
-    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._=,+-]{0,199}", run_id)
-    if run_id in RESERVED or not plain:
+    if (
+        not call.multirun
+        and config.resume is not None
+        and not hydra.run.dir == str(Path(config.output_dir) / config.run_id)
+    ):
         raise UserError(
-            f"configuration: run_id={run_id}, expected letters, digits and . _ - = , + "
-            f"(and none of {', '.join(RESERVED)}); choose another name"
+            f"resume: hydra.run.dir={run_dir}, expected the folder of the run that is continued; "
+            f"drop hydra.run.dir"
         )
+    return run_dir
 
 
-def _train_job(composed: DictConfig) -> dict[str, Any]:
+def _remove_unused(run_dir: Path) -> None:
+    """Give the run_id free again when a mistake showed before anything of a run was written."""
+    import shutil
+
+    found = {path.name for path in run_dir.iterdir()} if run_dir.is_dir() else {"?"}
+    if found <= {".hydra", "train.log"}:
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def train_job(composed: DictConfig) -> float | None:
+    """Train one job of Hydra's; return its validation loss, for sweepers that minimise it."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
-    hydra = HydraConfig.get()
-    run_dir = Path(hydra.runtime.output_dir)
-    if hydra.mode == RunMode.MULTIRUN:
-        # All jobs of a sweep share this process's fresh id; the folder tells them apart.
-        composed.run_id = f"{run_dir.parent.name}-{run_dir.name}"
-        composed.output_dir = str(run_dir.parent)
-    else:
-        run_dir = Path(composed.output_dir) / composed.run_id
-    return _train(to_run_config(composed), composed, run_dir)
+    from chronorun.cli.hydra_bridge import in_sweep
+    from chronorun.cli.resume import check_same_mathematics
+
+    run_dir = _short(Path(str(HydraConfig.get().runtime.output_dir)))
+    # A folder that the user's hydra.run.dir or hydra.sweep.subdir named may hold other characters.
+    composed.run_id = re.sub(r"[^A-Za-z0-9._+-]", "-", run_dir.name)
+    if not in_sweep():
+        return _train(composed, run_dir)
+    try:
+        check_same_mathematics(run_dir, composed)
+        return _train(composed, run_dir)
+    except Exception as error:
+        # The sweep goes on, and its end may be hours away.
+        warn(f"job {run_dir} failed: {error}")
+        raise
 
 
-def _train(config: RunConfig, composed: DictConfig, run_dir: Path) -> dict[str, Any]:
+def rerun_job(composed: DictConfig) -> float | None:
+    """Train with a pickled configuration again, in a folder of its own."""
+    from chronorun.config.compose import new_run_id
+
+    composed.run_id = new_run_id()
+    return _train(composed, Path(str(composed.output_dir)) / composed.run_id)
+
+
+def _train(composed: DictConfig, run_dir: Path) -> float | None:
+    from chronorun.config.compose import to_run_config
     from chronorun.tracking import build_trackers
     from chronorun.training import run_training
 
-    return run_training(config, composed, run_dir, build_trackers(config, run_dir))
+    config = to_run_config(composed)
+    summary: dict[str, Any] = run_training(
+        config, composed, run_dir, build_trackers(config, run_dir)
+    )
+    loss = summary.get("val_loss")
+    return float(loss) if loss is not None else None
+
+
+def _short(path: Path) -> Path:
+    """Return a path below the working folder in its relative form."""
+    relative = Path(os.path.relpath(path))
+    return path if ".." in relative.parts else relative

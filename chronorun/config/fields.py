@@ -1,7 +1,7 @@
 """Declare and check configuration fields.
 
-A field carries its meaning, unit and range as dataclass metadata. ``--help``, the README's tables and
-the validation at construction are all derived from that one declaration.
+A field carries its meaning, unit and range as dataclass metadata. ``--help``, the README's tables
+and the validation at construction are all derived from that one declaration.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def option(
     above: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """Declare a field with its meaning, unit and range (bounds are inclusive unless above/below)."""
+    """Declare a field with its meaning, unit and range (inclusive unless above or below)."""
     metadata = {
         "help": help,
         "unit": unit,

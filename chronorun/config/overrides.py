@@ -7,58 +7,58 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from chronorun.config.describe import all_fields
+from chronorun.config.explain import SEE_HELP
 from chronorun.config.suggest import next_step
 from chronorun.errors import UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-SEE_HELP = "see chronorun train --help"
-
 # Each of these names a folder: jobs of a sweep that differ in one would not know theirs.
 NOT_SWEPT = ("run_id", "output_dir", "resume")
-
-LARGEST_PRODUCT = 64
-"""Sweeps of at most this many jobs have every job composed before the first starts."""
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """Parse command-line overrides. Raises UserError for one that is not ``key=value``."""
+    return [_normalised(_parse(text)) for text in overrides]
+
+
+def _parse(text: str) -> Override:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    parser = OverridesParser.create()
-    parsed = []
-    for text in overrides:
-        try:
-            parsed.append(parser.parse_override(normalised(text)))
-        except HydraException as error:
-            raise UserError(
-                f"command line: {text!r} is not understood, expected key=value or group=option; "
-                f"quote a value with spaces, commas or brackets: \"key='a value'\""
-            ) from error
-    return parsed
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UserError(
+            f"command line: {text!r} is not understood, expected key=value or group=option; "
+            f"quote a value with special characters: \"key='a=b, c'\""
+        ) from error
 
 
-def normalised(text: str) -> str:
-    """Return an override as Hydra should read it.
+def _normalised(override: Override) -> Override:
+    """Let ``data.files=book.txt`` mean a list of one file, and ``run_id=007`` stay text.
 
-    ``data.files=book.txt`` becomes a list of one file, and ``run_id=007`` stays text.
+    ``+experiment=x`` is what other Hydra programs want; here the group is in the defaults list.
     """
-    key, sign, value = text.partition("=")
-    name = key.lstrip("+")
-    if not sign or not value or value[0] in "[{'\"$":
-        return text
-    if name == "data.files" and "," not in value and not value.startswith(("choice(", "glob(")):
-        return f"{key}=[{quoted(value)}]"
-    if name == "run_id" and "," not in value and "(" not in value:
-        return f"{key}={quoted(value)}"
-    return text
+    if override.key_or_group == "experiment" and override.is_add():
+        return _parse(str(override.input_line).lstrip("+"))
+    if override.is_sweep_override() or override.is_delete():
+        return override
+    key, value = override.get_key_element(), override.value()
+    if override.key_or_group == "data.files" and isinstance(value, str):
+        # An interpolation may stand for a list.
+        return override if "${" in value else _parse(f"{key}=[{quoted(value)}]")
+    if override.key_or_group == "run_id" and isinstance(value, bool | int | float):
+        return _parse(f"{key}={quoted(override.get_value_string().strip())}")
+    return override
 
 
 def quoted(text: str) -> str:
     """Quote a value so that Hydra takes it as it stands."""
-    return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text=text, quote=Quote.single).with_quotes()
 
 
 def check_names(
@@ -126,7 +126,7 @@ def swept_values(override: Override, options: Sequence[str] = ()) -> list[str]:
     """
     from hydra.core.override_parser.types import Glob
 
-    pattern = override.value()
+    pattern: Any = override.value()
     if isinstance(pattern, Glob):
         values = pattern.filter(list(options))
     elif override.is_discrete_sweep():
@@ -140,28 +140,14 @@ def swept_values(override: Override, options: Sequence[str] = ()) -> list[str]:
     return values
 
 
-def jobs(
-    overrides: Sequence[Override], groups: Mapping[str, Sequence[str]]
-) -> Iterator[list[str]]:
-    """Yield the overrides of the jobs to check: all of a sweep's when they are not too many.
-
-    Of a large sweep every value comes once, beside the first values of the others.
-    """
-    choices = [_alternatives(override, groups) for override in overrides]
-    total = 1
-    for alternatives in choices:
-        total *= len(alternatives)
-    if total <= LARGEST_PRODUCT:
-        yield from (list(job) for job in itertools.product(*choices))
-        return
-    first = [alternatives[0] for alternatives in choices]
-    yield first
-    for place, alternatives in enumerate(choices):
-        for other in alternatives[1:]:
-            yield [*first[:place], other, *first[place + 1 :]]
+def jobs(overrides: Sequence[Override], groups: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
+    """Yield the overrides of every job of a sweep (of a single run: its own)."""
+    choices = [alternatives(override, groups) for override in overrides]
+    return (list(job) for job in itertools.product(*choices))
 
 
-def _alternatives(override: Override, groups: Mapping[str, Sequence[str]]) -> list[str]:
+def alternatives(override: Override, groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return an override once for each of its values."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     key = override.get_key_element()

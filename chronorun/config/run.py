@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from chronorun.config.data import DataConfig, TokenizerConfig
@@ -12,6 +13,10 @@ from chronorun.config.model import ModelConfig, RouterConfig
 from chronorun.config.observing import TelemetryConfig, TrackingConfig
 from chronorun.config.scenario import ScenarioConfig
 from chronorun.config.training import OptimizerConfig, TrainingConfig
+from chronorun.errors import UserError
+
+# Folders of output_dir that are no run's: the link to the newest run, and those of sweeps.
+RESERVED_RUN_IDS = ("run", "bench", "multirun")
 
 
 @dataclass
@@ -38,3 +43,19 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "config")
+        if self.run_id:
+            check_run_id(self.run_id)
+        if not self.output_dir:
+            raise UserError(
+                "configuration: output_dir is empty, expected a folder; name one, such as outputs"
+            )
+
+
+def check_run_id(run_id: str) -> None:
+    """Refuse a run id that is reserved or no plain folder name: it must not leave output_dir."""
+    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,149}", run_id)
+    if plain is None or run_id.lower() in RESERVED_RUN_IDS:
+        raise UserError(
+            f"configuration: run_id={run_id}, expected letters, digits and . _ - + (not "
+            f"{', '.join(RESERVED_RUN_IDS)}; at most 150 characters); choose another name"
+        )

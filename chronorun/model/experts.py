@@ -87,7 +87,9 @@ class ExpertBank(nn.Module):
 
     def forward(self, x_ND: Tensor, tokens_per_expert_E: Tensor) -> Tensor:
         """Apply each expert to its segment of rows sorted by expert: [N, D] -> [N, D]."""
-        if x_ND.is_cuda:
+        # grouped_mm wants row strides of whole 16 bytes: widths that are multiples of 8 in bf16.
+        aligned = self.w1.shape[1] % 8 == 0 and self.w1.shape[2] % 8 == 0
+        if x_ND.is_cuda and aligned:
             return self._grouped(x_ND, tokens_per_expert_E)
         return self._segments(x_ND, tokens_per_expert_E)
 
@@ -100,8 +102,10 @@ class ExpertBank(nn.Module):
         return torch.cat(out)
 
     def _grouped(self, x_ND: Tensor, tokens_per_expert_E: Tensor) -> Tensor:
-        # The fast kernel is bf16 only; casts are no-ops under autocast for weights already cast.
+        # Autocast does not know grouped_mm, so the cast is ours; the fast CUDA kernel is bf16.
         ends_E = tokens_per_expert_E.cumsum(0).to(torch.int32)
-        dtype = torch.bfloat16 if torch.is_autocast_enabled("cuda") else x_ND.dtype
+        device, dtype = x_ND.device.type, x_ND.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
         h_NF = F.gelu(F.grouped_mm(x_ND.to(dtype), self.w1.to(dtype), offs=ends_E))
         return F.grouped_mm(h_NF, self.w2.to(dtype), offs=ends_E)

@@ -81,6 +81,11 @@ class GPT(nn.Module):
         self.config = model
         self.vocab_size = vocab_size
         population = experts_per_layer or [model.num_experts] * model.num_moe_layers
+        if len(population) != model.num_moe_layers:
+            raise ValueError(
+                f"model: experts_per_layer has {len(population)} entries, expected "
+                f"{model.num_moe_layers}; give one number per MoE layer"
+            )
         self.embedding = nn.Embedding(vocab_size, model.d_model)
         blocks: list[Block] = []
         for index in range(model.n_layers):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,10 @@ class MoELayer(nn.Module):
         return self.router.weight.shape[0]
 
     def route(self, x_TD: Tensor) -> tuple[Routing, Tensor, Tensor]:
-        """Choose experts for each token; returns the routing, order_N and inverse_N."""
+        """Choose experts for each token; returns the routing, order_N and inverse_N.
+
+        The routing counts assignments before drops, as the balancing terms and the dispatch need.
+        """
         with torch.autocast(x_TD.device.type, enabled=False):
             x_TD = x_TD.float()
             if self.lens is not None:
@@ -108,15 +112,7 @@ class MoELayer(nn.Module):
             dispatched_E = torch.zeros_like(routing.tokens_per_expert_E).scatter_add_(
                 0, routing.expert_index_KT.flatten(), routing.kept_KT.flatten().long()
             )
-            routing = Routing(
-                routing.x_TD,
-                routing.logits_TE,
-                routing.probs_TE,
-                routing.expert_index_KT,
-                routing.gate_KT,
-                routing.kept_KT,
-                dispatched_E,
-            )
+            routing = replace(routing, tokens_per_expert_E=dispatched_E)
         self.observer(self.layer_id, routing.detach())
 
     def slot_tensors(self) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 Two buffers beside the weight rows are moved by structural edits and checkpointed with them:
 ``logit_offset`` is added to the logits before softmax and top-k (ramps of newborn experts,
 stress), ``selection_bias`` moves the selection only (loss-free balancing, Wang et al. 2024,
-arXiv:2408.15664).
+arXiv:2408.15664; their scores are sigmoids, ours the entries of the full softmax).
 """
 
 from __future__ import annotations

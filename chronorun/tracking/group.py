@@ -2,60 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chronorun.config.observing import WandbMode
+from rich.console import Console
+
 from chronorun.config.run import RunConfig
 from chronorun.tracking.logfile import LogFileTracker
 from chronorun.tracking.progress import progress_tracker
 from chronorun.tracking.protocol import RunInfo, Tracker
+from chronorun.tracking.wandb_tracker import WandbTracker, chosen_mode
 
 
 class TrackerGroup:
-    """Passes every call on to each of its trackers."""
+    """Passes every call on to each of its trackers.
+
+    One that raises is named once to the others, then left alone until ``finish``: what only shows
+    a run must not end it.
+    """
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self.trackers = list(trackers)
+        self._failed: list[Tracker] = []
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        for tracker in self.trackers:
+            if not any(tracker is failed for failed in self._failed):
+                self._guard(tracker, call)
+
+    def _guard(self, tracker: Tracker, call: Callable[[Tracker], None]) -> None:
+        try:
+            call(tracker)
+        except Exception as error:
+            if not any(tracker is failed for failed in self._failed):
+                self._failed.append(tracker)
+                name = type(tracker).__name__
+                self.notice(f"{name} failed ({type(error).__name__}: {error}); going on without it")
 
     def start(self, info: RunInfo) -> None:
         """Start all."""
-        for tracker in self.trackers:
-            tracker.start(info)
+        self._each(lambda tracker: tracker.start(info))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log to all."""
-        for tracker in self.trackers:
-            tracker.log(step, metrics)
+        self._each(lambda tracker: tracker.log(step, metrics))
 
     def alert(self, step: int, message: str) -> None:
         """Alert all."""
-        for tracker in self.trackers:
-            tracker.alert(step, message)
+        self._each(lambda tracker: tracker.alert(step, message))
 
     def notice(self, message: str) -> None:
         """Tell all."""
-        for tracker in self.trackers:
-            tracker.notice(message)
+        self._each(lambda tracker: tracker.notice(message))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Hand a table to all."""
-        for tracker in self.trackers:
-            tracker.table(name, columns, rows)
+        self._each(lambda tracker: tracker.table(name, columns, rows))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Finish all, the last first, so that the summary on screen comes after the rest."""
+        """Finish all, also those that failed, the last first: the summary on screen comes last."""
         for tracker in reversed(self.trackers):
-            tracker.finish(summary)
+            self._guard(tracker, lambda each: each.finish(summary))
 
 
-def build_trackers(config: RunConfig, run_dir: Path) -> TrackerGroup:
-    """Return the trackers that the configuration asks for."""
-    screen = progress_tracker(config.tracking)
-    trackers: list[Tracker] = [screen, LogFileTracker(run_dir / "train.log")]
-    if config.tracking.wandb.mode is not WandbMode.disabled:
-        from chronorun.tracking.wandb_tracker import WandbTracker
+def build_trackers(
+    config: RunConfig, run_dir: Path, console: Console | None = None
+) -> TrackerGroup:
+    """Return the trackers that the configuration asks for; progress goes to ``console``.
 
-        trackers.append(WandbTracker(config.tracking.wandb, screen.notice))
-    return TrackerGroup(trackers)
+    Without one it goes to standard error, as a live bar or as lines.
+    """
+    screen = progress_tracker(config.tracking, console)
+    group = TrackerGroup([screen, LogFileTracker(run_dir / "train.log")])
+    if chosen_mode(config.tracking.wandb) != "disabled":
+        group.trackers.append(WandbTracker(config.tracking.wandb, group.notice))
+    return group

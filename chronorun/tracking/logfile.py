@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from chronorun.tracking.lines import progress_line
 from chronorun.tracking.protocol import RunInfo
+from chronorun.tracking.text import one_line
 
 
 class LogFileTracker:
@@ -23,7 +24,7 @@ class LogFileTracker:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
-        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {one_line(text)}\n")
 
     def start(self, info: RunInfo) -> None:
         """Note the start."""
@@ -33,7 +34,7 @@ class LogFileTracker:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Note the figures of an evaluation."""
         if self._info is not None and "val/loss" in metrics:
-            self._line(progress_line(step, self._info.max_steps, metrics))
+            self._line(progress_line(step, self._info.max_steps, metrics, width=120))
 
     def alert(self, step: int, message: str) -> None:
         """Note an alert."""
@@ -48,7 +49,9 @@ class LogFileTracker:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Note the end and close."""
-        self._line(f"run {summary.get('run_id')} {summary.get('status')}")
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        try:
+            self._line(f"run {summary.get('run_id')} {summary.get('status')}")
+        finally:
+            if self._file is not None:
+                self._file.close()
+                self._file = None

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chronorun.config.observing import WandbConfig, WandbMode
 from chronorun.tracking.protocol import RunInfo
+from chronorun.tracking.text import one_line
+
+LONGEST_ID = 64
+UPLOAD_TIMEOUT_S = 30.0  # at the end of an online run; what is left stays on disk, to be synced
+GRACE_S = 1.0  # wandb reports its own time-out a little late
 
 
 def chosen_mode(config: WandbConfig) -> str:
@@ -21,117 +28,182 @@ def chosen_mode(config: WandbConfig) -> str:
     return os.environ.get("WANDB_MODE", "") or "offline"
 
 
+def wandb_run_id(run_id: str) -> str:
+    """Return the id of a run at W&B; a long one is cut and told apart by a hash of the whole."""
+    if len(run_id) <= LONGEST_ID:
+        return run_id
+    digest = hashlib.sha256(run_id.encode()).hexdigest()[:8]
+    return f"{run_id[: LONGEST_ID - 9]}-{digest}"
+
+
+def reason(error: BaseException) -> str:
+    """Return an error's kind and first line, cut short and without the API key."""
+    text = "".join(str(error).strip().splitlines()[:1])
+    if key := os.environ.get("WANDB_API_KEY"):
+        text = text.replace(key, "***")
+    words = one_line(text)
+    return f"{type(error).__name__}: {words[:120]}" if words else type(error).__name__
+
+
 class WandbTracker:
     """One W&B run per run. The first failure is said once and ends the tracker, not the run.
 
-    wandb is imported and started on a thread of its own: training does not wait for it. What is
-    logged meanwhile is kept and passed on when it is ready.
+    The W&B run starts on a thread of its own, so that training does not wait for it: what is
+    logged meanwhile is kept and passed on when it is up. The import stays on the caller's thread,
+    since two threads importing at once can meet half-made modules.
     """
 
     def __init__(self, config: WandbConfig, notice: Callable[[str], None]) -> None:
         self.config = config
-        self.notice_line = notice
         self.mode = chosen_mode(config)
+        self._tell = notice
         self._run: Any = None
-        self._failed = self.mode == "disabled"
-        self._ready = threading.Event()
-        self._queue: list[Callable[[Any], Any]] = []
-        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._deadline = 0.0
+        self._closed = self.mode == "disabled"
+        self._waiting: list[tuple[str, Callable[[Any], object]]] = []
+        self._lock = threading.RLock()
+        self._step = 0
+        self._alerts = 0
 
     def start(self, info: RunInfo) -> None:
         """Begin the W&B run in the background."""
-        if self._failed:
+        if self._closed:
             return
-        threading.Thread(target=self._begin, args=(info,), daemon=True, name="wandb").start()
-
-    def _begin(self, info: RunInfo) -> None:
         try:
             import wandb
+        except Exception as error:
+            self._give_up("import", error)
+            return
+        self._deadline = time.monotonic() + self.config.start_timeout_s + GRACE_S
+        self._thread = threading.Thread(
+            target=self._begin, args=(wandb, info), daemon=True, name="wandb-start"
+        )
+        self._thread.start()
 
-            (info.run_dir / "wandb").mkdir(parents=True, exist_ok=True)
-            run = wandb.init(
-                project=self.config.project,
-                group=self.config.group,
-                job_type=self.config.job_type,
-                id=info.run_id[:64],
-                name=info.run_id,
-                dir=str(info.run_dir),
-                config=info.config,
-                mode=self.mode,  # type: ignore[arg-type]
-                resume="allow" if info.resume_id and self.mode == "online" else None,
-                settings=wandb.Settings(
-                    console="off",
-                    silent=True,
-                    init_timeout=max(1.0, self.config.start_timeout_s),
-                    x_disable_stats=True,
-                ),
-            )
-        except BaseException as error:
+    def _begin(self, wandb: Any, info: RunInfo) -> None:
+        try:
+            run = self._init(wandb, info)
+        except BaseException as error:  # SystemExit, too: it must not end a run from here
             self._give_up("start", error)
             return
         with self._lock:
-            self._run = run
-            waiting, self._queue = self._queue, []
-            for call in waiting:
-                self._guard("log", call)
-        self._ready.set()
+            if not self._closed:
+                self._run = run
+                for what, call in self._waiting:
+                    self._guard(what, call)
+                self._waiting.clear()
+                return
+        self._quietly(lambda: run.finish(exit_code=1))
+
+    def _init(self, wandb: Any, info: RunInfo) -> Any:
+        # Said before init as well: the login's own message heeds only the process-wide setting.
+        wandb.setup(settings=wandb.Settings(silent=True))
+        return wandb.init(
+            project=self.config.project,
+            group=self.config.group,
+            job_type=self.config.job_type,
+            id=wandb_run_id(info.resume_id or info.run_id),
+            name=info.run_id,
+            dir=str(info.run_dir),
+            config=info.config,
+            mode=self.mode,
+            # Runs of a sweep share a process: none may log into the one before.
+            reinit="create_new",
+            resume="allow" if info.resume_id and self.mode == "online" else None,
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                save_code=False,
+                x_disable_stats=True,
+                init_timeout=self.config.start_timeout_s,
+                finish_timeout=UPLOAD_TIMEOUT_S,
+            ),
+        )
 
     def _give_up(self, what: str, error: BaseException) -> None:
-        if not self._failed:
-            self._failed = True
-            self.notice_line(f"W&B: {what} failed ({type(error).__name__}); going on without it")
-        self._ready.set()
+        with self._lock:
+            first, self._closed = not self._closed, True
+            self._waiting.clear()
+            run, self._run = self._run, None
+        if first:
+            self._tell(f"W&B: {what} failed ({reason(error)}); going on without it")
+        if run is not None:
+            self._quietly(lambda: run.finish(exit_code=1))
 
-    def _guard(self, what: str, call: Callable[[Any], Any]) -> None:
-        if self._failed:
+    def _quietly(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception:
+            return
+
+    def _guard(self, what: str, call: Callable[[Any], object]) -> None:
+        if self._run is None:
             return
         try:
             call(self._run)
         except Exception as error:
             self._give_up(what, error)
 
-    def _send(self, what: str, call: Callable[[Any], Any]) -> None:
-        if self._failed:
-            return
+    def _send(self, what: str, call: Callable[[Any], object]) -> None:
         with self._lock:
+            if self._closed or self._thread is None:
+                return
             if self._run is None:
-                self._queue.append(call)
+                self._waiting.append((what, call))
             else:
                 self._guard(what, call)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the figures of a step."""
-        row = dict(metrics)
+        self._step, row = step, dict(metrics)
         self._send("log", lambda run: run.log(row, step=step))
 
     def alert(self, step: int, message: str) -> None:
-        """Count alerts as a metric; their text is in the logs."""
-        self._send("log", lambda run: run.log({"alerts": 1}, step=step))
+        """Log how many alerts there were since the start; their text is in the logs."""
+        self._step, self._alerts = step, self._alerts + 1
+        row = {"alerts": self._alerts}
+        self._send("alert", lambda run: run.log(row, step=step))
 
     def notice(self, message: str) -> None:
         """Notices are for people at the screen."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Log a table."""
+        step, names, data = self._step, list(columns), [list(row) for row in rows]
 
         def send(run: Any) -> None:
             import wandb
 
-            run.log({name: wandb.Table(columns=list(columns), data=[list(r) for r in rows])})
+            run.log({name: wandb.Table(columns=[*names], data=data)}, step=step)
 
         self._send("table", send)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Close the W&B run; waits no longer than the start may take."""
-        if self._failed:
+        """Close the W&B run; a start still under way gets what is left of its time-out."""
+        if self._closed or self._thread is None:
             return
-        if not self._ready.wait(self.config.start_timeout_s):
-            self._give_up("start", TimeoutError())
+        self._thread.join(max(0.0, self._deadline - time.monotonic()))
+        with self._lock:
+            run = self._run
+        if run is None:
+            self._give_up("start", TimeoutError(f"not up after {self.config.start_timeout_s:g} s"))
             return
-        plain = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
+        code = 0 if summary.get("status") == "completed" else 1
+        try:
+            run.summary.update(_flat(summary))
+            run.finish(exit_code=code)
+        except Exception as error:
+            self._give_up("finish", error)
+        self._closed, self._run = True, None
 
-        def close(run: Any) -> None:
-            run.summary.update(plain)
-            run.finish(exit_code=0 if summary.get("status") == "completed" else 1)
 
-        self._guard("finish", close)
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested plain values under ``/``-separated names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float | str):
+            flat[f"{prefix}{key}"] = value
+    return flat

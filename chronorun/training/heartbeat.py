@@ -80,11 +80,7 @@ class Heartbeat:
         )
         self.controller.initialize(self.config.run_id)
         for layer in self.layers:
-            lens = ChronoLens(self.config.model.d_model, governance.lens_rank, layer.layer_id)
-            lens.to(device)
-            lens.set_router_weights(partial(_router_rows, layer))
-            layer.lens = lens
-            self.lenses[layer.layer_id] = lens
+            self.lenses[layer.layer_id] = attach_lens(layer, governance.lens_rank, device)
         if governance.priors_from:
             self.controller.load_priors(governance.priors_from)
 
@@ -135,6 +131,15 @@ class Heartbeat:
         for key, saved in state["lenses"].items():
             if int(key) in self.lenses:
                 self.lenses[int(key)].load_state(saved)
+
+
+def attach_lens(layer: MoELayer, rank: int, device: torch.device) -> ChronoLens:
+    """Put a lens of scale 0 before a layer's router and return it."""
+    lens = ChronoLens(layer.router.weight.shape[1], rank, layer.layer_id).to(device)
+    lens.set_router_weights(partial(_router_rows, layer))
+    # The method, not the module: a lens is no part of the model's weights.
+    layer.lens = lens.forward
+    return lens
 
 
 def _router_rows(layer: MoELayer) -> Tensor:

@@ -21,6 +21,8 @@ from chronorun.training.checkpoint import (
     load_checkpoint,
     newest_good_checkpoint,
 )
+from chronorun.training.heartbeat import attach_lens
+from chronorun.training.packing import unpack
 
 
 def read_run_config(run_dir: Path) -> RunConfig:
@@ -80,13 +82,24 @@ def load_run_model(run_dir: Path, checkpoint: str = "last") -> tuple[GPT, Tokeni
                 experts_per_layer=[population[str(i)] for i in range(len(population))],
             )
         model.load_state_dict(tensors)
-    except (KeyError, IndexError, RuntimeError) as error:
+        _attach_lenses(model, saved, config)
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
         raise StorageError(
             f"checkpoint: {saved.path} does not fit {run_dir / 'config.yaml'} ({first}); "
             f"name a checkpoint of this run"
         ) from error
     return model.eval(), load_tokenizer(run_dir / "tokenizer"), config
+
+
+def _attach_lenses(model: GPT, saved: Checkpoint, config: RunConfig) -> None:
+    """Put the lenses back as they stood: where one acts, the model does not route without it."""
+    states = unpack(saved.state.get("heartbeat", {}).get("lenses", {}), saved.tensors["state"])
+    for layer in model.moe_layers():
+        state = states.get(str(layer.layer_id))
+        if state is not None:
+            lens = attach_lens(layer, config.governance.lens_rank, torch.device("cpu"))
+            lens.load_state(state)
 
 
 def sample_text(

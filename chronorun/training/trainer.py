@@ -110,8 +110,7 @@ class Trainer:
 
     def _train_step(self) -> StepResult:
         for record in self.scenario.before_step(self.step):
-            self.logs.scenario_events.write(record)
-            self.tracker.notice(f"scenario: {record.get('event', 'stress')} at step {self.step}")
+            self._log_scenario(record)
         recorder = self.heartbeat.recorder
         ignore = (lambda tokens: None) if recorder is None else recorder.begin_step
         result = self.stepper.take(self.step, ignore, self.scenario.domain_weights(self.step))
@@ -119,6 +118,16 @@ class Trainer:
         if recorder is not None:
             recorder.end_step(self.step, result.loss)
         return result
+
+    def _log_scenario(self, record: dict[str, Any]) -> None:
+        self.logs.scenario_events.write(record)
+        line = f"step {record['step']}: {record['scenario']} {record['event']}"
+        if "recovery_checkpoints" in record:
+            line += (
+                f" in layer {record['layers'][0]}, {record['recovery_checkpoints']} checkpoints "
+                f"({record['recovery_steps']} steps) after the stress ended"
+            )
+        self.tracker.notice(line)
 
     def _figures(self, result: StepResult) -> dict[str, float]:
         if self.device.type == "cuda":
@@ -144,7 +153,7 @@ class Trainer:
         beat = self.heartbeat.beat(self.step, result.loss.item(), metrics["val/loss"])
         if beat.snapshot is not None:
             for record in self.scenario.after_checkpoint(self.step, beat.snapshot, beat.decisions):
-                self.logs.scenario_events.write(record)
+                self._log_scenario(record)
         for alert in beat.alerts:
             self.alerts_total += 1
             self.tracker.alert(self.step, alert)

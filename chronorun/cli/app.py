@@ -81,7 +81,7 @@ def completion(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Print a completion script: source <(chronorun completion bash)."""
+    """Print a completion script: eval "$(chronorun completion bash)"."""
     from chronorun.cli.completion import script
 
     typer.echo(script(shell), nl=False)

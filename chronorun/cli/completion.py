@@ -53,18 +53,21 @@ FLAG_VALUES = {
 FOLDER_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
 
 _BASH = """\
-# bash completion for chronorun: source <(chronorun completion bash)
+# bash completion for chronorun: eval "$(chronorun completion bash)"
 _chronorun_complete() {
-    local line="${COMP_LINE:0:COMP_POINT}" word="" done=""
+    local line="${COMP_LINE:0:COMP_POINT}" word="" taken="" item=""
     local -a words
     read -ra words <<< "$line"
     if [[ "$line" == *[[:space:]] ]]; then words+=(""); fi
     word="${words[${#words[@]}-1]}"
-    mapfile -t COMPREPLY < <("${words[0]/#\\~/$HOME}" _complete "${words[@]:1}" 2>/dev/null)
+    COMPREPLY=()
+    while IFS= read -r item; do
+        COMPREPLY+=("$item")
+    done < <("${words[0]/#\\~/$HOME}" _complete "${words[@]:1}" 2>/dev/null)
     # bash replaces only what follows the last of these characters.
-    if [[ "$word" == *=* && "$COMP_WORDBREAKS" == *=* ]]; then done="${word%"${word##*=}"}"; fi
-    if [[ "$word" == *:* && "$COMP_WORDBREAKS" == *:* ]]; then done="${word%"${word##*[=:]}"}"; fi
-    COMPREPLY=("${COMPREPLY[@]#"$done"}")
+    if [[ "$word" == *=* && "$COMP_WORDBREAKS" == *=* ]]; then taken="${word%"${word##*=}"}"; fi
+    if [[ "$word" == *:* && "$COMP_WORDBREAKS" == *:* ]]; then taken="${word%"${word##*[=:]}"}"; fi
+    COMPREPLY=("${COMPREPLY[@]#"$taken"}")
     if [[ "${COMPREPLY[*]}" == *[=./] ]]; then compopt -o nospace 2>/dev/null; fi
 }
 complete -F _chronorun_complete chronorun
@@ -72,7 +75,7 @@ complete -F _chronorun_complete chronorun
 
 _ZSH = """\
 #compdef chronorun
-# zsh completion for chronorun: source <(chronorun completion zsh), after compinit
+# zsh completion for chronorun, after compinit: eval "$(chronorun completion zsh)"
 _chronorun() {
     local -a found open closed
     found=("${(@f)$("${words[1]/#\\~/$HOME}" _complete \\
@@ -109,7 +112,8 @@ def script(shell: str | None) -> str:
 def print_completions(words: Sequence[str]) -> int:
     """Print the completions of the last word, one a line; print nothing when anything fails."""
     try:
-        print("\n".join(complete(words)))
+        for candidate in complete(words):
+            print(candidate)
     except Exception:
         # An error message would land in the middle of the line that is being typed.
         return 1

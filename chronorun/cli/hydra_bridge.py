@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -113,6 +114,9 @@ def _refuse_contradictions(a: argparse.Namespace) -> None:
         raise UserError(f"command line: {' and '.join(given)} given, expected one; drop the others")
     if (a.resolve or a.package) and not a.cfg:
         raise UserError("command line: --resolve or --package given, expected --cfg; add --cfg job")
+    if a.resolve and a.cfg == "hydra":
+        # Hydra resolves its node apart from the keys that it refers to.
+        raise UserError("command line: --cfg hydra --resolve, expected job or all; use --cfg all")
 
 
 def run(call: HydraCall, task: Task, files: ConfigFiles) -> None:
@@ -157,7 +161,8 @@ def rerun(call: HydraCall, task: Task) -> None:
     register()
     with _logging_left_as_found():
         try:
-            composed = _get_rerun_conf(str(file), [])
+            with warnings.catch_warnings(action="ignore"):
+                composed = _get_rerun_conf(str(file), [])
         except Exception as error:
             raise StorageError(
                 f"rerun: {file} is not a configuration pickled by Hydra ({type(error).__name__}); "

@@ -26,6 +26,9 @@ def run_command_line(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     try:
         return _run(arguments)
+    except SystemExit as leaving:
+        # Hydra exits after its own help.
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BrokenPipeError:
         # Whoever read our output has had enough; the interpreter must not flush into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from chronorun import __version__
 from chronorun.cli.terminal import warn
 from chronorun.config.overrides import parse_overrides, quoted
-from chronorun.errors import UserError
+from chronorun.errors import RunInterrupted, UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -161,6 +161,8 @@ def train_job(composed: DictConfig) -> float | None:
     try:
         check_same_mathematics(run_dir, composed)
         return _train(composed, run_dir)
+    except RunInterrupted:
+        raise
     except Exception as error:
         # The sweep goes on, and its end may be hours away.
         warn(f"job {run_dir} failed: {error}")

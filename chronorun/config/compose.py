@@ -43,6 +43,14 @@ class ConfigFiles:
     extra: Path | None = None
     name: str = "train"
 
+    def places(self) -> list[Path]:
+        """Return the folders, first the one that holds the root file."""
+        if self.extra is None:
+            return [self.folder]
+        both = [self.folder, self.extra]
+        root = f"{self.name}.yaml"
+        return both[::-1] if (self.extra / root).is_file() else both
+
     def groups(self) -> dict[str, list[str]]:
         """Return the groups of both folders and their options."""
         found = config_groups(self.folder)
@@ -191,17 +199,19 @@ def _hydra_of(files: ConfigFiles) -> Iterator[None]:
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(files.folder), version_base="1.3", job_name=files.name):
+        folder = str(files.places()[0])
+        with initialize_config_dir(folder, version_base="1.3", job_name=files.name):
             yield
     finally:
         GlobalHydra.instance().hydra = outer
 
 
 def _with_search_path(job: list[str], files: ConfigFiles) -> list[str]:
-    if files.extra is None:
+    others = files.places()[1:]
+    if not others:
         return job
     given = [text for text in job if text.partition("=")[0] == "hydra.searchpath"]
-    places = [f"file://{files.extra.resolve()}"]
+    places = [f"file://{folder.resolve()}" for folder in others]
     for override in parse_overrides(given):
         value = override.value()
         places.extend(map(str, value) if isinstance(value, list) else [])

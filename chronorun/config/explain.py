@@ -20,7 +20,7 @@ def readable_error(error: BaseException, job: Sequence[str]) -> UserError:
     if "Could not find '" in str(cause):
         return UserError(_missing_file(lines))
     if not keys or not keys[0]:
-        message = " ".join(lines[:2]) or type(cause).__name__
+        message = " ".join(lines[:2]).partition(" Check that")[0] or type(cause).__name__
         return UserError(f"configuration: {message.rstrip('.:')}; {SEE_HELP}")
     given = [
         text.partition("=")[2] for text in job if text.partition("=")[0].lstrip("+") == keys[0]

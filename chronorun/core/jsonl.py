@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
+from chronorun.core.files import fsync_dir
 from chronorun.errors import StorageError
+
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,10 @@ class LogState:
 
     offset: int
     sha256: str
+
+
+EMPTY_LOG = LogState(0, hashlib.sha256().hexdigest())
+"""A log before its first record."""
 
 
 class JsonlWriter:
@@ -45,23 +55,39 @@ class JsonlWriter:
             )
 
     def _cut_back(self, state: LogState) -> None:
-        content = self.path.read_bytes() if self.path.exists() else b""
-        prefix, tail = content[: state.offset], content[state.offset :]
-        self._hash.update(prefix)
-        if len(prefix) < state.offset or self._hash.hexdigest() != state.sha256:
+        with self.path.open("rb") if self.path.exists() else io.BytesIO() as file:
+            self._take_prefix(file, state)
+            if file.read(1):
+                file.seek(state.offset)
+                _orphan(self.path, file)
+                os.truncate(self.path, state.offset)
+
+    def _take_prefix(self, file: BinaryIO, state: LogState) -> None:
+        # In pieces: the log of a long run does not fit into memory gladly.
+        while piece := file.read(min(_PIECE, state.offset - self._offset)):
+            self._hash.update(piece)
+            self._offset += len(piece)
+        if self._hash.hexdigest() != state.sha256:
             raise StorageError(
                 f"log: {self.path} differs from what the checkpoint recorded in its first "
                 f"{state.offset} bytes; resume from another checkpoint or restore the file"
             )
-        if tail:
-            orphan_bytes(self.path, tail)
-            os.truncate(self.path, state.offset)
-        self._offset = state.offset
 
     def write(self, record: Any) -> None:
-        """Append one record (a dict, dataclass or msgspec struct). Floats read back exactly."""
+        """Append one record (a dict, dataclass or msgspec struct).
+
+        Floats read back exactly, except that JSON has no NaN: it becomes null. Raises StorageError
+        when the disk does not take the line.
+        """
         line = msgspec.json.encode(record) + b"\n"
-        if os.write(self._fd, line) != len(line):
+        try:
+            written = os.write(self._fd, line)
+        except OSError as error:
+            raise StorageError(
+                f"log: {self.path} could not be written ({error.strerror}); "
+                f"free some disk space or check the folder, then resume"
+            ) from error
+        if written != len(line):
             raise StorageError(
                 f"log: {self.path} could not take a whole line; free some disk space"
             )
@@ -82,10 +108,19 @@ class JsonlWriter:
 
 def orphan_bytes(path: Path, tail: bytes) -> Path:
     """Keep bytes that a resume cuts off, in the first free ``<name>.orphaned-N``."""
+    return _orphan(path, io.BytesIO(tail))
+
+
+def _orphan(path: Path, tail: BinaryIO) -> Path:
     number = 1
     while (kept := path.with_name(f"{path.name}.orphaned-{number}")).exists():
         number += 1
-    kept.write_bytes(tail)
+    with kept.open("xb") as file:
+        shutil.copyfileobj(tail, file, _PIECE)
+        file.flush()
+        # The original is cut right afterwards; a power cut must not lose both.
+        os.fsync(file.fileno())
+    fsync_dir(path.parent)
     return kept
 
 
@@ -97,7 +132,7 @@ def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
     with Path(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                record = msgspec.json.decode(line)
+                record = _decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 if not line.endswith(b"\n"):
                     return
@@ -110,3 +145,17 @@ def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
                     f"restore the file"
                 )
             yield record
+
+
+def _decode(line: bytes) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        # Python's json writes NaN and Infinity, which are not JSON; v2's logs may hold them.
+        if b"NaN" not in line and b"Infinity" not in line:
+            raise
+        try:
+            return json.loads(line)
+        except ValueError:
+            pass
+        raise

@@ -1,8 +1,9 @@
 """The bank of experts of one layer, and the dispatch of tokens to them.
 
 Assignments are sorted by expert, each expert multiplies its own segment, and the results return
-to their places: no [tokens, experts, capacity] mask is ever built. CUDA uses ``grouped_mm``; on
-the CPU one GEMM per segment is as fast and simpler.
+to their places: no [tokens, experts, capacity] mask is ever built. The product is ``grouped_mm``
+where the widths allow it, on every device; it writes segments in place where a loop has to join
+them.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class ExpertBank(nn.Module):
         """Apply each expert to its segment of rows sorted by expert: [N, D] -> [N, D]."""
         # grouped_mm wants row strides of whole 16 bytes: widths that are multiples of 8 in bf16.
         aligned = self.w1.shape[1] % 8 == 0 and self.w1.shape[2] % 8 == 0
-        if x_ND.is_cuda and aligned:
+        if aligned:
             return self._grouped(x_ND, tokens_per_expert_E)
         return self._segments(x_ND, tokens_per_expert_E)
 

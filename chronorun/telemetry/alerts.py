@@ -35,38 +35,42 @@ def _figures(layer: LayerSnapshot) -> str:
 
 
 class AlertHistory:
-    """Counts consecutive snapshots with each condition, by layer."""
+    """Counts consecutive snapshots with each condition, by layer.
 
-    def __init__(self) -> None:
-        self._pre: dict[int, int] = {}
-        self._collapsed: dict[int, int] = {}
+    The counters live in the dict given, in v2's shape ``{layer_id: {"pre_collapse_count",
+    "collapse_count"}}``, so that a loop written for v2 may keep passing its own dict.
+    """
+
+    def __init__(self, counters: dict[int, dict[str, int]] | None = None) -> None:
+        self._counters = {} if counters is None else counters
 
     def update(self, layers: Iterable[LayerSnapshot]) -> list[str]:
         """Count one more snapshot and return the alerts that have persisted."""
         alerts = []
         for layer in layers:
-            key = layer.layer_id
-            self._pre[key] = self._pre.get(key, 0) + 1 if looks_pre_collapse(layer) else 0
-            self._collapsed[key] = self._collapsed.get(key, 0) + 1 if looks_collapsed(layer) else 0
-            if self._pre[key] >= PRE_COLLAPSE_SNAPSHOTS:
-                alerts.append(f"PRE_COLLAPSE: {_figures(layer)}, for {self._pre[key]} snapshots")
-            if self._collapsed[key] >= COLLAPSE_SNAPSHOTS:
-                alerts.append(
-                    f"COLLAPSE_CONFIRMED: {_figures(layer)}, for {self._collapsed[key]} snapshots"
-                )
+            counts = self._counters.setdefault(layer.layer_id, {})
+            pre = _count_on(counts, "pre_collapse_count", looks_pre_collapse(layer))
+            collapsed = _count_on(counts, "collapse_count", looks_collapsed(layer))
+            if pre >= PRE_COLLAPSE_SNAPSHOTS:
+                alerts.append(f"PRE_COLLAPSE: {_figures(layer)}, for {pre} snapshots")
+            if collapsed >= COLLAPSE_SNAPSHOTS:
+                alerts.append(f"COLLAPSE_CONFIRMED: {_figures(layer)}, for {collapsed} snapshots")
         return alerts
 
     def state_dict(self) -> dict[str, dict[str, int]]:
-        """Return the counters as plain data."""
-        return {
-            "pre_collapse": {str(key): count for key, count in self._pre.items()},
-            "collapsed": {str(key): count for key, count in self._collapsed.items()},
-        }
+        """Return the counters as plain data, layers as strings."""
+        return {str(layer): dict(counts) for layer, counts in self._counters.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Restore the counters."""
-        self._pre = {int(key): int(n) for key, n in state["pre_collapse"].items()}
-        self._collapsed = {int(key): int(n) for key, n in state["collapsed"].items()}
+        self._counters.clear()
+        for layer, counts in state.items():
+            self._counters[int(layer)] = {name: int(count) for name, count in counts.items()}
+
+
+def _count_on(counts: dict[str, int], name: str, holds: bool) -> int:
+    counts[name] = counts.get(name, 0) + 1 if holds else 0
+    return counts[name]
 
 
 def check_immediate_alerts(layers: Iterable[LayerSnapshot]) -> list[str]:

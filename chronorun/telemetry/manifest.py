@@ -45,14 +45,15 @@ def create_run_manifest(
     """Return a manifest: v2's fields taken from ``config`` where it has them, then ours.
 
     ``config`` may hold ``dataset, seed, architecture, training`` and anything else, which is kept
-    under its own name.
+    under its own name. Without ``architecture`` its fields are looked up in ``config`` itself, as
+    v2's callers pass them.
     """
     manifest: dict[str, Any] = {
         "run_id": run_id,
         "model_name": model_name,
         "dataset": config.get("dataset"),
         "seed": config.get("seed"),
-        "architecture": config.get("architecture", {}),
+        "architecture": config.get("architecture", _flat_architecture(config)),
         "training": config.get("training", {}),
         "git_commit": git_commit if git_commit is not None else get_git_commit(),
         "versions": library_versions(),
@@ -63,3 +64,8 @@ def create_run_manifest(
         },
     }
     return manifest | {key: value for key, value in config.items() if key not in manifest}
+
+
+def _flat_architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("n_layers", "n_experts_per_layer", "top_k", "capacity_factor")
+    return {name: config[name] for name in names if name in config}

@@ -6,6 +6,7 @@ that can be derived from the counts is derived at ``flush``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chronorun.config.observing import TelemetryConfig
+from chronorun.errors import StorageError
 from chronorun.model.shapes import Routing
 from chronorun.telemetry.windows import LayerWindow, WindowStats
 
@@ -34,6 +36,7 @@ class _LayerBuffers:
         self.histogram = torch.zeros(size, dtype=torch.int64, device=device)
         # E sums of probabilities, then the sum of per-token entropies.
         self.sums = torch.zeros(num_experts + 1, dtype=torch.float64, device=device)
+        self.capped = False
 
     def add(self, row: int, routing: Routing, type_T: Tensor, position_T: Tensor) -> None:
         E, index_KT = self.num_experts, routing.expert_index_KT
@@ -43,6 +46,7 @@ class _LayerBuffers:
             (index_KT * self.positions + position_T).flatten() + E * self.types,
         ]
         kept = routing.kept_KT
+        self.capped |= kept is not None
         weights = None if kept is None else [kept.flatten(), kept.flatten()]
         for first in range(index_KT.shape[0]):
             for second in range(first + 1, index_KT.shape[0]):
@@ -83,7 +87,6 @@ class RoutingRecorder:
         self.device = torch.device(device)
         self.config = config
         self.vocab_size = vocab_size
-        self.capacity_factor = REFERENCE_CAPACITY_FACTOR
         self._type_T = self._position_T = torch.zeros(0, dtype=torch.int64)
         self.set_population(n_experts_per_layer)
 
@@ -118,8 +121,7 @@ class RoutingRecorder:
 
     def end_step(self, step: int, loss: Tensor | None) -> None:
         """Close the step's row. Raises IndexError beyond ``window_steps`` rows."""
-        if loss is not None:
-            self._losses[len(self._steps)] = loss.detach()
+        self._losses[len(self._steps)] = math.nan if loss is None else loss.detach()
         self._steps.append(step)
         self._tokens.append(self._open_tokens)
         self._open_tokens = 0
@@ -163,16 +165,17 @@ class RoutingRecorder:
         co_selection = upper + upper.T + np.diag(per_step)
         total = sum(tokens)
         asked = np.asarray(tokens, dtype=np.float64) * self.top_k
-        fair = self.capacity_factor * asked / E
-        over = np.maximum(counts - fair[:, None], 0.0).sum(axis=1)
         dropped = asked - counts.sum(axis=1)
+        fair = REFERENCE_CAPACITY_FACTOR * asked / E
+        over = np.maximum(counts - fair[:, None], 0.0).sum(axis=1)
+        capped = self._layers[layer_id].capped
         return LayerWindow(
             layer_id=layer_id,
             top_k=self.top_k,
             counts=counts.copy(),
             prob_sums=sums[:-1].copy(),
             token_entropy_nats=float(sums[-1]) / total if total else 0.0,
-            overflow_fraction=_mean_ratio(over + dropped, asked),
+            overflow_fraction=_mean_ratio(dropped if capped else over, asked),
             dropped_fraction=_mean_ratio(dropped, asked),
             token_types=types.reshape(E, -1).copy(),
             positions=places.reshape(E, -1).copy(),
@@ -185,19 +188,34 @@ class RoutingRecorder:
             "steps": list(self._steps),
             "tokens": list(self._tokens),
             "losses": self._losses.clone(),
+            "capped": [x.capped for x in self._layers],
             "layers": [
                 {name: tensor.clone() for name, tensor in x.tensors().items()} for x in self._layers
             ],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a partly filled window, the population included."""
+        """Restore a partly filled window, the population included.
+
+        Raises StorageError when it was recorded with a window or buckets of another size.
+        """
         self.set_population([saved["counts"].shape[1] for saved in state["layers"]])
         self._steps, self._tokens = list(state["steps"]), list(state["tokens"])
-        self._losses.copy_(state["losses"])
-        for buffers, saved in zip(self._layers, state["layers"], strict=True):
+        _restore(self._losses, state["losses"], "losses")
+        layers = zip(self._layers, state["layers"], state["capped"], strict=True)
+        for buffers, saved, capped in layers:
+            buffers.capped = capped
             for name, tensor in buffers.tensors().items():
-                tensor.copy_(saved[name])
+                _restore(tensor, saved[name], name)
+
+
+def _restore(tensor: Tensor, saved: Tensor, name: str) -> None:
+    if saved.shape != tensor.shape:
+        raise StorageError(
+            f"checkpoint: telemetry window {name}={list(saved.shape)}, expected "
+            f"{list(tensor.shape)}; resume with the telemetry and training.eval_interval it had"
+        )
+    tensor.copy_(saved)
 
 
 def _mean_ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> float:

@@ -37,14 +37,20 @@ class LayerSnapshot:
     top2_share: float
     nearly_dead_count: int = 0
     active_experts: list[int] = field(default_factory=list)
+    num_experts: int = 0
     gini: float = 0.0
     token_entropy_nats: float | None = None
     overflow_fraction: float | None = None
     dropped_fraction: float | None = None
+    expert_ids: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        # v2's records do not say it.
+        self.num_experts = self.num_experts or len(self.utilization_shares)
 
     @classmethod
-    def from_shares(cls, layer_id: int, shares: Shares, **extra: float) -> LayerSnapshot:
-        """Derive every metric from the shares [E]."""
+    def from_shares(cls, layer_id: int, shares: Shares, **extra: Any) -> LayerSnapshot:
+        """Derive every metric from the shares [E]; ``extra`` are fields of ours."""
         entropy = compute_entropy(shares)
         return cls(
             layer_id=layer_id,
@@ -58,6 +64,10 @@ class LayerSnapshot:
             gini=compute_gini_coefficient(shares),
             **extra,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the layer's part of a record of ``snapshots.jsonl``."""
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> LayerSnapshot:
@@ -88,15 +98,17 @@ class SystemSnapshot:
         run_id: str,
         model_name: str,
         n_layers: int,
-        alert_history: AlertHistory | None = None,
+        alert_history: AlertHistory | dict[int, dict[str, int]] | None = None,
+        timestamp: float | None = None,
     ) -> SystemSnapshot:
-        """Summarise the events of a window."""
+        """Summarise the events of a window; a layer without events is left out, as in v2."""
+        shares = [compute_utilization_shares(events, layer_id) for layer_id in range(n_layers)]
         layers = [
-            LayerSnapshot.from_shares(i, compute_utilization_shares(events, i))
-            for i in range(n_layers)
+            LayerSnapshot.from_shares(i, share) for i, share in enumerate(shares) if share.size
         ]
-        alerts = alert_history.update(layers) if alert_history else []
-        return cls(step, time.time(), train_loss, val_loss, layers, alerts, run_id, model_name)
+        alerts = _count_alerts(layers, alert_history)
+        now = time.time() if timestamp is None else timestamp
+        return cls(step, now, train_loss, val_loss, layers, alerts, run_id, model_name)
 
     @classmethod
     def from_window(
@@ -108,8 +120,10 @@ class SystemSnapshot:
         run_id: str,
         model_name: str,
         alert_history: AlertHistory | None = None,
+        timestamp: float | None = None,
+        expert_ids: Sequence[Sequence[str]] | None = None,
     ) -> SystemSnapshot:
-        """Summarise a recorder's window."""
+        """Summarise a recorder's window; ``expert_ids`` name the slots of each layer."""
         layers = [
             LayerSnapshot.from_shares(
                 layer.layer_id,
@@ -117,15 +131,17 @@ class SystemSnapshot:
                 token_entropy_nats=layer.token_entropy_nats,
                 overflow_fraction=layer.overflow_fraction,
                 dropped_fraction=layer.dropped_fraction,
+                expert_ids=list(expert_ids[layer.layer_id]) if expert_ids is not None else None,
             )
             for layer in window.layers
         ]
-        alerts = alert_history.update(layers) if alert_history else []
-        return cls(step, time.time(), train_loss, val_loss, layers, alerts, run_id, model_name)
+        alerts = _count_alerts(layers, alert_history)
+        now = time.time() if timestamp is None else timestamp
+        return cls(step, now, train_loss, val_loss, layers, alerts, run_id, model_name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record of ``snapshots.jsonl``."""
-        return dict(vars(self)) | {"layers": [dict(vars(layer)) for layer in self.layers]}
+        return dict(vars(self)) | {"layers": [layer.to_dict() for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> SystemSnapshot:
@@ -133,3 +149,11 @@ class SystemSnapshot:
         known = {k: v for k, v in record.items() if k in cls.__dataclass_fields__}
         known["layers"] = [LayerSnapshot.from_dict(layer) for layer in record["layers"]]
         return cls(**known)
+
+
+def _count_alerts(
+    layers: list[LayerSnapshot], history: AlertHistory | dict[int, dict[str, int]] | None
+) -> list[str]:
+    if history is None:
+        return []
+    return (AlertHistory(history) if isinstance(history, dict) else history).update(layers)

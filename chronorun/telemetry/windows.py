@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -17,8 +18,11 @@ Counts = NDArray[np.int64]
 class LayerWindow:
     """Statistics of one layer; E live experts, one row of ``counts`` per step.
 
-    ``overflow_fraction`` is the share of assignments beyond 1.25 times the even share per expert,
-    dropped ones included; ``co_selection[i, j]`` counts tokens sent to both i and j, its diagonal
+    ``prob_sums`` [E] adds up the router's full softmax, ``token_entropy_nats`` is the mean over
+    tokens of its entropy. ``overflow_fraction`` is the share of assignments beyond 1.25 times the
+    even share per expert where none can be dropped, and the dropped share where they can; both
+    fractions are means over steps. ``token_types`` [E, types] and ``positions`` [E, buckets] count
+    dispatched assignments; ``co_selection[i, j]`` counts tokens sent to both i and j, its diagonal
     is each expert's own count.
     """
 
@@ -36,7 +40,10 @@ class LayerWindow:
 
 @dataclass(frozen=True)
 class WindowStats:
-    """All layers over the steps since the last snapshot."""
+    """All layers over the steps since the last snapshot.
+
+    ``losses`` holds NaN for a step that was given none; ``tokens`` counts tokens per step.
+    """
 
     steps: list[int]
     losses: list[float]
@@ -59,7 +66,7 @@ class WindowStats:
                 top_k=layer.top_k,
                 expert_token_counts=layer.counts[row].tolist(),
                 active_experts=np.flatnonzero(layer.counts[row]).tolist(),
-                loss=self.losses[row],
+                loss=None if math.isnan(self.losses[row]) else self.losses[row],
             )
             for row, step in enumerate(self.steps)
             for layer in self.layers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from chronorun.core.files import write_atomically
-from chronorun.core.jsonl import JsonlWriter, read_jsonl
+from chronorun.core.jsonl import EMPTY_LOG, JsonlWriter, LogState, read_jsonl
 from chronorun.errors import StorageError
 from chronorun.telemetry.events import RoutingEvent
 from chronorun.telemetry.snapshots import SystemSnapshot
@@ -19,39 +19,60 @@ from chronorun.telemetry.snapshots import SystemSnapshot
 class TelemetryWriter:
     """Writes ``routing_events.jsonl``, ``snapshots.jsonl`` and ``run_manifest.json`` of one run.
 
-    Files are opened once, at the first record, and every record is one write.
+    Files are opened once, at the first record, and every record is one write. ``resume`` is what
+    ``state`` returned at a checkpoint: each log is cut back to it first, and what lies beyond kept
+    as ``*.orphaned-N``. Raises StorageError when a log is there and is not resumed.
     """
 
-    def __init__(self, run_id: str, output_dir: str | Path = "outputs") -> None:
+    def __init__(
+        self,
+        run_id: str,
+        output_dir: str | Path = "outputs",
+        resume: Mapping[str, LogState] | None = None,
+    ) -> None:
         self.run_id = run_id
         self.run_dir = Path(output_dir) / run_id
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.events_path = self.run_dir / "routing_events.jsonl"
+        self.snapshots_path = self.run_dir / "snapshots.jsonl"
+        self.manifest_path = self.run_dir / "run_manifest.json"
         self._writers: dict[str, JsonlWriter] = {}
+        if resume is not None:
+            self._resume(resume)
 
-    def _writer(self, name: str) -> JsonlWriter:
-        if name not in self._writers:
-            self._writers[name] = JsonlWriter(self.run_dir / name)
-        return self._writers[name]
+    def _resume(self, states: Mapping[str, LogState]) -> None:
+        for path in (self.events_path, self.snapshots_path):
+            # A log begun after the checkpoint starts anew.
+            if path.name in states or path.exists():
+                state = states.get(path.name, EMPTY_LOG)
+                self._writers[path.name] = JsonlWriter(path, resume_at=state)
+
+    def _writer(self, path: Path) -> JsonlWriter:
+        if path.name not in self._writers:
+            self._writers[path.name] = JsonlWriter(path)
+        return self._writers[path.name]
+
+    def state(self) -> dict[str, LogState]:
+        """Return length and prefix hash of each log begun so far, by file name."""
+        return {name: writer.state() for name, writer in self._writers.items()}
 
     def write_event(self, event: RoutingEvent) -> None:
         """Append one routing event."""
-        self._writer("routing_events.jsonl").write(event.to_dict())
+        self._writer(self.events_path).write(event.to_dict())
 
     def write_events_batch(self, events: Iterable[RoutingEvent]) -> None:
         """Append several routing events."""
         for event in events:
             self.write_event(event)
 
-    def flush_events(self, events: list[RoutingEvent]) -> int:
-        """Append the events, empty the list and return how many there were."""
-        count = len(events)
+    def flush_events(self, events: Sequence[RoutingEvent]) -> int:
+        """Append the events and return how many there were; the list is left as it is."""
         self.write_events_batch(events)
-        events.clear()
-        return count
+        return len(events)
 
     def write_snapshot(self, snapshot: SystemSnapshot) -> None:
         """Append one snapshot."""
-        self._writer("snapshots.jsonl").write(snapshot.to_dict())
+        self._writer(self.snapshots_path).write(snapshot.to_dict())
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write ``run_manifest.json``, atomically."""

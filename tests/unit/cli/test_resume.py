@@ -1,0 +1,193 @@
+"""``resume=``: which folder, which overrides, and what may not change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from chronorun.cli.resume import run_folder_of
+
+pytest_plugins = ("cli_in_process",)
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def stopped(chronorun_here: Run, training: Any) -> Path:
+    """A run with a checkpoint, as the training would have left it."""
+    assert chronorun_here("train", "run_id=a", "model=nano", "seed=3").code == 0
+    return leave_behind(training)
+
+
+def leave_behind(training: Any) -> Path:
+    _, composed, run_dir = training.runs.pop()
+    OmegaConf.save(composed, run_dir / "config.yaml", resolve=False)
+    checkpoint = run_dir / "checkpoints" / "step_00000020"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "MANIFEST.json").write_text("{}", encoding="utf-8")
+    link = run_dir.parent / "run"
+    link.unlink(missing_ok=True)
+    link.symlink_to(run_dir.name)
+    return Path(run_dir)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run_id=a", "resume=auto"),
+        ("resume=auto", "run_id=a", "model=nano", "seed=3"),
+        ("resume=outputs/a",),
+        ("resume=outputs/a/",),
+        ("resume=outputs/run",),
+        ("resume=outputs/a/checkpoints/step_00000020",),
+        ("resume=outputs/a", "run_id=a"),
+    ],
+)
+def test_a_resumed_run_keeps_its_folder_and_its_overrides(
+    chronorun_here: Run, training: Any, stopped: Path, arguments: tuple[str, ...]
+) -> None:
+    done = chronorun_here("train", *arguments, "training.max_steps=700", "tracking.progress=false")
+    assert done.code == 0, done.err
+    config, _, run_dir = training.runs[0]
+    assert run_dir == stopped
+    assert (config.seed, config.model.n_layers, config.run_id) == (3, 2, "a")
+    assert config.training.max_steps == 700
+    assert config.resume == next(a for a in arguments if a.startswith("resume="))[7:]
+
+
+def test_a_second_resume_still_knows_the_first_overrides(
+    chronorun_here: Run, training: Any, stopped: Path
+) -> None:
+    for _ in range(2):
+        assert chronorun_here("train", "resume=outputs/a", "training.max_steps=700").code == 0
+    assert [config.seed for config, _, _ in training.runs] == [3, 3]
+
+
+def test_an_absolute_path_and_another_working_folder_continue_the_same_run(
+    chronorun_here: Run,
+    training: Any,
+    stopped: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert chronorun_here("train", f"resume={tmp_path / stopped}").code == 0
+    assert training.runs[0][2] == tmp_path / stopped
+
+
+@pytest.mark.parametrize("how", ["resume=auto", "resume=outputs/a"])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.top_k=1", "model.top_k=1, expected 2"),
+        ("seed=4", "seed=4, expected 3"),
+        ("model=tiny", "model.context_length=128, expected 64"),
+        ("optimizer.schedule=constant", "optimizer.schedule=constant, expected cosine"),
+    ],
+)
+def test_another_mathematics_is_refused(
+    chronorun_here: Run, training: Any, stopped: Path, how: str, override: str, message: str
+) -> None:
+    done = chronorun_here("train", "run_id=a", how, override)
+    assert (done.code, done.err) == (
+        2,
+        f"chronorun: error: resume: {message} as in outputs/a/config.yaml; "
+        "drop the override or start a new run\n",
+    )
+    assert training.runs == []
+    saved = OmegaConf.to_container(OmegaConf.load("outputs/a/.hydra/overrides.yaml"))
+    assert saved == ["run_id=a", "model=nano", "seed=3"]
+
+
+def test_auto_starts_a_run_that_is_not_there(chronorun_here: Run, training: Any) -> None:
+    assert chronorun_here("train", "run_id=b", "resume=auto", "seed=5").code == 0
+    assert training.runs[0][0].seed == 5
+
+
+def test_auto_without_a_checkpoint_may_change_everything(
+    chronorun_here: Run, training: Any, stopped: Path
+) -> None:
+    (stopped / "checkpoints/step_00000020/MANIFEST.json").unlink()
+    assert chronorun_here("train", "run_id=a", "resume=auto", "seed=5").code == 0
+
+
+def test_a_sweep_resumes_job_by_job(chronorun_here: Run, training: Any) -> None:
+    arguments = ("train", "-m", "run_id=sw", "seed=1,2", "model=nano")
+    assert chronorun_here(*arguments).code == 0
+    folders = [leave_behind(training), leave_behind(training)]
+    assert chronorun_here(*arguments, "resume=auto").code == 0
+    assert [run_dir for _, _, run_dir in training.runs] == folders[::-1]
+    done = chronorun_here(*arguments, "resume=auto", "model.top_k=1")
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == (
+        "chronorun: error: resume: model.top_k=1, expected 2 as in "
+        "outputs/multirun/sw/0-seed-1/config.yaml; drop the override or start a new run"
+    )
+
+
+def test_one_job_of_a_sweep_resumes_by_its_folder(chronorun_here: Run, training: Any) -> None:
+    assert (
+        chronorun_here("train", "-m", "run_id=sw", "seed=1,2", "optimizer.lr=1e-3,2e-3").code == 0
+    )
+    folder = leave_behind(training)
+    training.runs.clear()
+    done = chronorun_here("train", f"resume={folder}")
+    assert done.code == 0, done.err
+    config, _, run_dir = training.runs[0]
+    assert (run_dir, config.seed, config.optimizer.lr) == (folder, 2, 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("resume=auto",),
+            "run_id is not given, expected run_id=NAME beside resume=auto; "
+            "add it, or name the folder: resume=outputs/NAME",
+        ),
+        (
+            ("resume=outputs/none",),
+            "outputs/none is not a run folder or one of its checkpoints, expected a folder with "
+            "config.yaml; name one such as outputs/run",
+        ),
+        (
+            ("resume=outputs/a", "run_id=b"),
+            "run_id=b, expected a as outputs/a says; drop run_id",
+        ),
+        (
+            ("resume=outputs/a", "-m", "seed=1,2"),
+            "a folder is named, expected resume=auto with --multirun; "
+            "give the sweep's run_id=NAME and resume=auto",
+        ),
+        (
+            ("resume=outputs/a", "hydra.run.dir=x"),
+            "hydra.run.dir=x, expected the folder of the run that is continued; drop hydra.run.dir",
+        ),
+    ],
+)
+def test_a_resume_that_names_no_run_is_refused(
+    chronorun_here: Run, training: Any, stopped: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = chronorun_here("train", *arguments)
+    assert (done.code, done.err) == (2, f"chronorun: error: resume: {message}\n")
+    assert training.runs == []
+
+
+def test_damaged_saved_overrides_are_named(chronorun_here: Run, stopped: Path) -> None:
+    (stopped / ".hydra/overrides.yaml").write_text("a: [", encoding="utf-8")
+    done = chronorun_here("train", "resume=outputs/a")
+    assert (done.code, done.err) == (
+        3,
+        "chronorun: error: resume: outputs/a/.hydra/overrides.yaml is not YAML; restore the file\n",
+    )
+
+
+def test_the_folder_of_a_linked_checkpoint_is_the_runs(stopped: Path) -> None:
+    found = run_folder_of(Path("outputs/run/checkpoints/step_00000020"))
+    assert found == Path("outputs/a")

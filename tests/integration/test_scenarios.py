@@ -14,8 +14,14 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def stressed_run(chronorun: Chronorun, tmp_path: Path, *extra: str) -> Path:
-    timing = ("scenario.start_step=20", "scenario.duration=20", "training.max_steps=80")
+def stressed_run(
+    chronorun: Chronorun, tmp_path: Path, *extra: str, start: int = 20, steps: int = 80
+) -> Path:
+    timing = (
+        f"scenario.start_step={start}",
+        "scenario.duration=20",
+        f"training.max_steps={steps}",
+    )
     done = chronorun("train", *NANO, *timing, *extra, "run_id=s")
     assert done.returncode == 0, done.stderr
     return tmp_path / "outputs" / "s"
@@ -52,20 +58,22 @@ def test_collapse_raises_pressure_and_lens_and_recovery_is_measured(
         tmp_path,
         "scenario=collapse",
         "scenario.severity=moderate",
-        "training.max_steps=160",
         "governance.lens_warmup_steps=0" if governance == "default" else "governance=off",
+        start=100,
+        steps=300,
     )
-    assert events(run)[:2] == [(20, "start"), (40, "end")]
+    assert events(run)[:2] == [(100, "start"), (120, "end")]
     surface = json.loads((run / "resilience.json").read_text(encoding="utf-8"))["surfaces"][0]
     assert "recovery_checkpoints" in surface
     assert surface["lowest_n_effective"] < 0.7 * surface["baseline_n_effective"]
-    assert surface["points"][-1]["n_effective"] > 1.3 * surface["lowest_n_effective"]
+    assert surface["points"][-1]["n_effective"] > 1.2 * surface["lowest_n_effective"]
     scale = {point["step"]: point["lens_scale"] for point in surface["points"]}
     if governance == "off":
         assert set(scale.values()) == {0.0}
     else:
-        assert scale[20] < 0.01 < scale[40]
-        assert scale[160] < scale[40]
+        peak = max(value for step, value in scale.items() if step > 100)
+        assert peak > 3 * scale[100]
+        assert scale[300] < 0.5 * peak
 
 
 def test_a_corrupted_expert_changes_the_run_only_while_it_lasts(

@@ -23,12 +23,12 @@ Train one Mixture-of-Experts language model, or several with --multirun.
 
 Flags (before, between or after the overrides):
   --multirun, -m           one job for each combination of values: seed=0,1,2
-  --cfg job|hydra|all, -c  show the configuration and stop (--resolve, --package)
+  --cfg job|hydra|all, -c  show the configuration (--resolve, --package KEY)
   --info [PAGE], -i        show how the configuration is put together
   --config-dir DIR, -cd    add a folder with groups and options of your own
   --config-name NAME, -cn  start from another root file than train
   --experimental-rerun F   run a configuration that Hydra pickled once more
-  --hydra-help             what Hydra itself offers, such as hydra/launcher=joblib
+  --hydra-help             what Hydra offers itself: hydra/launcher=joblib, ...
   --debug                  show a traceback when something fails
   --help, -h               this page
 """

@@ -36,7 +36,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
     except ChronorunError as error:
         return _report(str(error), error.exit_code, error, debug)
     except KeyboardInterrupt as error:
-        return _report("interrupted; nothing was saved", 130, error, debug)
+        return _report("interrupted", 130, error, debug)
     except OSError as error:
         return _report(f"files: {error}; see that the path is there and writable", 3, error, debug)
     except MemoryError as error:
@@ -64,6 +64,9 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         message = f"command line: {explain().rstrip('.')}; see chronorun --help"
         return _report(message, 2, error, "--debug" in arguments)
+    if result == 130:
+        # Typer turns Ctrl-C into an exit code.
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

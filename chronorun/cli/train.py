@@ -154,8 +154,10 @@ def train_job(composed: DictConfig) -> float | None:
     from chronorun.cli.resume import check_same_mathematics
 
     run_dir = _short(Path(str(HydraConfig.get().runtime.output_dir)))
+    # Trackers tell runs apart by their id: a job of a sweep carries the sweep's name, too.
+    name = f"{run_dir.parent.name}-{run_dir.name}" if in_sweep() else run_dir.name
     # A folder that the user's hydra.run.dir or hydra.sweep.subdir named may hold other characters.
-    composed.run_id = re.sub(r"[^A-Za-z0-9._+-]", "-", run_dir.name)
+    composed.run_id = re.sub(r"[^A-Za-z0-9._+-]", "-", name)[-150:].lstrip("._+-")
     if not in_sweep():
         return _train(composed, run_dir)
     try:

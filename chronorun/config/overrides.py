@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # Each of these names a folder: jobs of a sweep that differ in one would not know theirs.
 NOT_SWEPT = ("run_id", "output_dir", "resume")
+
+LARGEST_PRODUCT = 1000
+"""Of a larger sweep not every job is checked beforehand, only every value."""
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -141,9 +145,19 @@ def swept_values(override: Override, options: Sequence[str] = ()) -> list[str]:
 
 
 def jobs(overrides: Sequence[Override], groups: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
-    """Yield the overrides of every job of a sweep (of a single run: its own)."""
+    """Yield the overrides of the jobs to check: all of a sweep's (of a single run: its own).
+
+    Of a very large sweep every value comes once, beside the first values of the others.
+    """
     choices = [alternatives(override, groups) for override in overrides]
-    return (list(job) for job in itertools.product(*choices))
+    if math.prod(map(len, choices)) <= LARGEST_PRODUCT:
+        yield from (list(job) for job in itertools.product(*choices))
+        return
+    first = [options[0] for options in choices]
+    yield first
+    for place, options in enumerate(choices):
+        for option in options[1:]:
+            yield [*first[:place], option, *first[place + 1 :]]
 
 
 def alternatives(override: Override, groups: Mapping[str, Sequence[str]]) -> list[str]:

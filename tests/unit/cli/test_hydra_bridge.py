@@ -47,7 +47,7 @@ def test_a_job_of_a_sweep_has_a_folder_named_after_what_differs(
     assert [run_dir for _, _, run_dir in training.runs] == [
         Path("outputs/multirun/sw") / name for name in names
     ]
-    assert [config.run_id for config, _, _ in training.runs] == names
+    assert [config.run_id for config, _, _ in training.runs] == [f"sw-{name}" for name in names]
     assert "sweep: Launching 4 jobs locally" in done.err
 
 

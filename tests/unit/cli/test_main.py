@@ -30,7 +30,7 @@ Run = Callable[..., Any]
         (RanksDisagreeError("rank 1 differs"), 5, "rank 1 differs"),
         (RunInterrupted("stopped", 2), 130, "stopped"),
         (RunInterrupted("stopped", 15), 143, "stopped"),
-        (KeyboardInterrupt(), 130, "interrupted; nothing was saved"),
+        (KeyboardInterrupt(), 130, "interrupted"),
         (
             PermissionError(13, "Permission denied", "x"),
             3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ import torch
 
 from chronorun.config.model import ModelConfig, RouterConfig
 from chronorun.config.observing import TelemetryConfig
+from chronorun.errors import StorageError
 from chronorun.model import GPT, Routing
 from chronorun.telemetry import RoutingRecorder
 
@@ -86,7 +88,7 @@ def test_a_window_equals_the_loop_over_tokens(top_k: int, drops: bool, lopsided:
     dropped = [(asked - row.sum()) / asked for row in counts]
     over = [sum(max(0.0, c - 1.25 * asked / E) for c in row) / asked for row in counts]
     assert layer.dropped_fraction == pytest.approx(np.mean(dropped))
-    assert layer.overflow_fraction == pytest.approx(np.mean(np.add(over, dropped)))
+    assert layer.overflow_fraction == pytest.approx(np.mean(dropped if drops else over))
 
 
 def test_a_flush_starts_an_empty_window() -> None:
@@ -128,11 +130,56 @@ def test_a_partly_filled_window_survives_a_checkpoint() -> None:
     play(second, range(2, 3))
     one, two = whole.flush(), second.flush()
     assert (one.steps, one.losses, one.tokens) == (two.steps, two.losses, two.tokens)
-    for name in ("counts", "prob_sums", "token_types", "positions", "co_selection"):
+    for name in dataclasses.asdict(one.layers[0]):
         np.testing.assert_array_equal(getattr(one.layers[0], name), getattr(two.layers[0], name))
     events = [e.to_dict() for e in one.routing_events("r", timestamp=0.0)]
     assert msgspec.json.decode(msgspec.json.encode(events)) == events
     assert [e["token_count"] for e in events] == one.layers[0].counts.sum(axis=1).tolist()
+
+
+def test_dropping_is_remembered_by_a_window_that_closes_right_after_a_resume() -> None:
+    first, second = make_recorder(2), make_recorder(2)
+    tokens, routing = make_forward(2, True, 0)
+    first.begin_step(tokens)
+    first.observe(0, routing)
+    first.end_step(1, torch.tensor(1.0))
+    second.load_state_dict(first.state_dict())
+    one, two = first.flush().layers[0], second.flush().layers[0]
+    assert one.overflow_fraction == two.overflow_fraction == one.dropped_fraction > 0
+
+
+def test_a_window_of_another_size_is_refused() -> None:
+    saved = make_recorder(1, window=3).state_dict()
+    with pytest.raises(StorageError) as caught:
+        make_recorder(1, window=5).load_state_dict(saved)
+    assert str(caught.value) == (
+        "checkpoint: telemetry window losses=[3], expected [5]; "
+        "resume with the telemetry and training.eval_interval it had"
+    )
+
+
+def test_a_new_population_starts_an_empty_window() -> None:
+    recorder = RoutingRecorder([E, E], 1, 3, "cpu", CONFIG, VOCAB)
+    tokens, routing = make_forward(1, False, 0)
+    recorder.begin_step(tokens)
+    recorder.observe(1, routing)
+    recorder.end_step(1, None)
+    recorder.set_population([E, E + 2])
+    window = recorder.flush()
+    assert window.steps == []
+    assert [layer.co_selection.shape for layer in window.layers] == [(E, E), (E + 2, E + 2)]
+
+
+def test_a_step_without_a_loss_gives_events_without_one() -> None:
+    recorder = make_recorder(1)
+    for step, loss in ((1, None), (2, torch.tensor(0.1))):
+        tokens, routing = make_forward(1, False, step)
+        recorder.begin_step(tokens)
+        recorder.observe(0, routing)
+        recorder.end_step(step, loss)
+    events = recorder.flush().routing_events("r", timestamp=0.0)
+    # The float32 loss, exactly.
+    assert [event.loss for event in events] == [None, float(np.float32(0.1))]
 
 
 def test_evaluation_forwards_feed_nothing() -> None:

@@ -1,0 +1,88 @@
+"""What is completed: commands, flags, groups, options, keys and values, after ``=`` too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from chronorun.cli.app import app
+from chronorun.cli.completion import COMMANDS, complete, script
+from chronorun.cli.hydra_bridge import parse
+from chronorun.config.paths import group_options
+from chronorun.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("tr", ["train"]),
+        ("--ver", ["--version"]),
+        ("--debug sa", ["sample"]),
+        ("train mod", ["model.", "model="]),
+        ("train model=n", ["model=nano"]),
+        ("train seed=1 lifecycle=of", ["lifecycle=off"]),
+        ("train router=", [f"router={name}" for name in group_options("router")]),
+        ("train router=topk,un", ["router=topk,unbalanced"]),
+        ("train +experiment=o", ["+experiment=overprovisioned"]),
+        ("train optimizer.sch", ["optimizer.schedule="]),
+        ("train optimizer.schedule=w", ["optimizer.schedule=wsd"]),
+        ("train training.keep_best=", ["training.keep_best=false", "training.keep_best=true"]),
+        ("train model.top_k=", []),
+        ("train --mult", ["--multirun"]),
+        ("train model=nano --cfg ", ["all", "hydra", "job"]),
+        ("train --info defaults-", ["defaults-tree"]),
+        ("train --info mode", ["model.", "model="]),
+        ("train resume=a", ["resume=auto"]),
+        ("sample --pr", ["--prompt"]),
+        ("sample outputs/a --checkpoint b", ["best"]),
+        ("completion z", ["zsh"]),
+        ("nonsense x", []),
+    ],
+)
+def test_the_last_word_is_completed(line: str, found: list[str]) -> None:
+    assert complete(line.split(" ")) == sorted(found)
+
+
+def test_nothing_typed_yet_offers_the_commands() -> None:
+    assert set(COMMANDS) < set(complete([""]))
+
+
+def test_paths_are_completed_where_one_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs/first").mkdir(parents=True)
+    (tmp_path / "book.txt").touch()
+    (tmp_path / ".hidden").touch()
+    assert complete(["sample", "outputs/f"]) == ["outputs/first/"]
+    assert complete(["train", "data.files=b"]) == ["data.files=book.txt"]
+    assert complete(["train", "data.files=[book.txt,o"]) == ["data.files=[book.txt,outputs/"]
+    assert complete(["train", "resume=outputs/"]) == ["resume=outputs/first/"]
+    assert complete(["train", "-cd", ""]) == ["outputs/"]
+
+
+def test_the_commands_are_those_of_the_command_line() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert set(commands) == set(COMMANDS)
+    for name in set(commands) - {"train"}:
+        flags = {text for option in commands[name].params for text in option.opts}
+        flags = {flag for flag in flags if flag.startswith("--")} | {"--help"}
+        assert set(COMMANDS[name]) == flags
+
+
+def test_the_flags_of_train_are_hydras_and_ours() -> None:
+    known = {flag for flag in parse([]).parser._option_string_actions if flag.startswith("--")}
+    assert set(COMMANDS["train"]) - {"--debug"} <= known
+
+
+def test_the_shell_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/usr/bin/zsh")
+    assert script(None) == script("zsh")
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    with pytest.raises(UserError) as caught:
+        script(None)
+    assert str(caught.value) == (
+        "completion: shell=tcsh, expected one of bash, fish, zsh; name your shell"
+    )

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from chronorun.cli.terminal import harmless
+from chronorun.core.text import harmless
 from chronorun.errors import ChronorunError
 
 

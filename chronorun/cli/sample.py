@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chronorun.cli.terminal import harmless
+from chronorun.core.text import harmless
 
 
 def sample_command(

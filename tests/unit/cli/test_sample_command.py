@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chronorun.cli.terminal import harmless
+from chronorun.core.text import harmless
 
 pytest_plugins = ("cli_in_process",)
 

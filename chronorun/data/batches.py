@@ -1,23 +1,17 @@
-"""Batches as pure functions: the same arguments give the same tokens, on any machine.
-
-A batch is [B, S+1] int64: inputs are ``[:, :-1]``, targets ``[:, 1:]``. Every window lies within one
-domain. The global batch depends on (seed, step) alone; rank r takes its rows ``r::world``.
-"""
+"""Batches as pure functions: of (seed, step) in training, of the corpus alone in evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from chronorun.data.corpus import TokenSplit
+from chronorun.data.corpus import Tokens, TokenSplit
 from chronorun.errors import UserError
 
-Batch = npt.NDArray[np.int64]
-
-# Keeps the draws for training and for probes apart where seed and step agree.
-_TRAIN, _PROBE = 0, 1
+Batch = NDArray[np.int64]
+_TRAIN, _PROBE = 1, 2
 
 
 def train_batch(
@@ -31,20 +25,13 @@ def train_batch(
     rank: int = 0,
     world: int = 1,
 ) -> Batch:
-    """Return a rank's rows of the global batch of a step, [batch_size / world, context_length + 1].
+    """Return this rank's rows of the global batch of a step, [B / world, S + 1] int64.
 
-    Each row draws its domain by ``domain_weights`` (any non-negative scale; without them every
-    window of the split is equally likely), then its start. Raises UserError for weights that name
-    no domain or only domains shorter than one window, and for a batch that ranks cannot share.
+    The global batch depends on (seed, step) alone; rank r takes its rows r::world. Windows lie
+    within one domain; domains are drawn by ``domain_weights``, or by their size.
     """
-    if batch_size % world:
-        raise UserError(
-            f"training: batch_size={batch_size}, expected a multiple of the {world} processes; "
-            f"change training.batch_size"
-        )
-    rng = _generator(seed, _TRAIN, step)
-    starts = _draw_starts(rng, split, batch_size, context_length, domain_weights)
-    return _windows(split, starts[rank::world], context_length)
+    rng = _generator(seed, step, _TRAIN)
+    return _draw(split, rng, batch_size, context_length, domain_weights)[rank::world]
 
 
 def probe_batch(
@@ -56,11 +43,10 @@ def probe_batch(
     context_length: int,
     domain: str | None = None,
 ) -> Batch:
-    """Return the batch that measures an edit, the same before and after it; optionally one domain."""
+    """Return the batch that measures an edit: a function of (seed, edit_step), [B, S + 1]."""
+    rng = _generator(seed, edit_step, _PROBE)
     weights = None if domain is None else {domain: 1.0}
-    rng = _generator(seed, _PROBE, edit_step)
-    starts = _draw_starts(rng, split, batch_size, context_length, weights)
-    return _windows(split, starts, context_length)
+    return _draw(split, rng, batch_size, context_length, weights)
 
 
 def fixed_batches(
@@ -71,67 +57,61 @@ def fixed_batches(
     context_length: int,
     domain: str | None = None,
 ) -> list[Batch]:
-    """Return ``n`` batches evenly spaced over the split (or one domain): equal in every run.
+    """Return n batches of evenly spaced windows, the same for every run and seed."""
+    names = [domain] if domain is not None else list(split.spans)
+    streams = [_windows(split.domain_tokens(name), context_length) for name in names]
+    offsets = [0 if domain is not None else split.spans[name][0] for name in names]
+    tokens = split.domain_tokens(domain) if domain is not None else split.tokens
+    starts = np.concatenate(
+        [offset + np.arange(count) for offset, count in zip(offsets, streams, strict=True)]
+    )
+    if len(starts) == 0:
+        raise UserError(
+            f"data: domain {domain} of the evaluation split is shorter than one context "
+            f"({context_length} tokens); add text or lower model.context_length"
+        )
+    picks = starts[np.linspace(0, len(starts) - 1, n * batch_size).round().astype(np.int64)]
+    rows = _rows(tokens, picks, context_length)
+    # Dealt like cards, so that each batch sees the whole split.
+    return [np.ascontiguousarray(rows[index::n]) for index in range(n)]
 
-    Each batch by itself spans the whole split. Windows overlap when the split is small.
-    """
-    names = list(split.spans) if domain is None else [domain]
-    first, room = _window_room(split, names, context_length)
-    n_windows = n * batch_size
-    positions = (2 * np.arange(n_windows) + 1) * int(room.sum()) // (2 * n_windows)
-    ends = room.cumsum()
-    which = np.searchsorted(ends, positions, side="right")
-    starts = first[which] + positions - (ends - room)[which]
-    return [_windows(split, starts[i::n], context_length) for i in range(n)]
+
+def _generator(seed: int, step: int, purpose: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step, purpose])))
 
 
-def _generator(seed: int, purpose: int, step: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, purpose, step])))
+def _windows(tokens: Tokens, context_length: int) -> int:
+    return max(0, len(tokens) - context_length)
 
 
-def _draw_starts(
-    rng: np.random.Generator,
+def _draw(
     split: TokenSplit,
+    rng: np.random.Generator,
     batch_size: int,
     context_length: int,
-    domain_weights: Mapping[str, float] | None,
-) -> npt.NDArray[np.int64]:
-    names = list(split.spans) if domain_weights is None else list(domain_weights)
-    first, room = _window_room(split, names, context_length)
-    weights = room.astype(np.float64)
-    if domain_weights is not None:
-        weights = np.where(room > 0, np.array(list(domain_weights.values()), dtype=np.float64), 0.0)
-        _check_weights(domain_weights, weights)
-    edges = weights.cumsum() / weights.sum()
-    domain_draw, start_draw = rng.random((2, batch_size))
-    which = np.searchsorted(edges, domain_draw, side="right")
-    starts: npt.NDArray[np.int64] = first[which] + (start_draw * room[which]).astype(np.int64)
-    return starts
-
-
-def _window_room(
-    split: TokenSplit, names: list[str], context_length: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return where each domain starts, and how many windows it has room for."""
-    spans = np.array([split.span(name) for name in names], dtype=np.int64).reshape(-1, 2)
-    room = np.maximum(spans[:, 1] - spans[:, 0] - context_length, 0)
-    if not room.any():
+    weights: Mapping[str, float] | None,
+) -> Batch:
+    names = list(split.spans)
+    counts = np.array([_windows(split.domain_tokens(name), context_length) for name in names])
+    wanted = counts.astype(np.float64)
+    if weights is not None:
+        for name in weights:
+            split.domain_tokens(name)
+        wanted = np.array([weights.get(name, 0.0) for name in names]) * (counts > 0)
+    if wanted.sum() <= 0:
         raise UserError(
-            f"data: the {split.name} split has no stretch of {context_length + 1} tokens in "
-            f"{', '.join(names) or 'any domain'}, expected at least one context; add text or "
-            f"lower model.context_length"
+            f"data: no domain has a window of {context_length + 1} tokens to train on; "
+            f"add text or lower model.context_length"
         )
-    return spans[:, 0], room
+    edges = np.cumsum(wanted / wanted.sum())
+    # Two draws for each row, whatever the weights: a shift of domains changes nothing else.
+    uniform = rng.random((batch_size, 2))
+    chosen = np.minimum(np.searchsorted(edges, uniform[:, 0], side="right"), len(names) - 1)
+    first = np.array([split.spans[name][0] for name in names])
+    starts = first[chosen] + (uniform[:, 1] * counts[chosen]).astype(np.int64)
+    return _rows(split.tokens, starts, context_length)
 
 
-def _check_weights(given: Mapping[str, float], usable: npt.NDArray[np.float64]) -> None:
-    if not np.isfinite(usable).all() or (usable < 0).any() or not usable.any():
-        shown = ", ".join(f"{name}: {weight:g}" for name, weight in given.items())
-        raise UserError(
-            f"data: domain_weights={{{shown}}}, expected finite weights >= 0 with at least one "
-            f"above 0 on a domain longer than one context; correct the weights"
-        )
-
-
-def _windows(split: TokenSplit, starts: npt.NDArray[np.int64], context_length: int) -> Batch:
-    return split.tokens[starts[:, None] + np.arange(context_length + 1)].astype(np.int64)
+def _rows(tokens: Tokens, starts: NDArray[np.int64], context_length: int) -> Batch:
+    rows: Batch = tokens[starts[:, None] + np.arange(context_length + 1)].astype(np.int64)
+    return rows

@@ -1,196 +1,231 @@
-"""From a configuration to memory-mapped tokens, prepared once and cached."""
+"""A tokenised corpus: made once, kept as memory maps, opened in a moment afterwards.
+
+A cache entry is a folder named by what it was made from (the source's fingerprint and the
+configuration). It is written aside and renamed into place, so it is whole or absent; sizes are
+checked when it is opened, and a damaged entry is made anew.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from chronorun.config.data import DataConfig, TokenizerConfig, TokenizerKind
-from chronorun.data.cache import Meta, cache_key, cache_root, open_or_build
+from chronorun.config.data import DataConfig, TokenizerConfig
+from chronorun.core.files import sha256_file
 from chronorun.data.documents import SPLITS, Document, assign_splits, hash_documents
 from chronorun.data.source import source_module
 from chronorun.data.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
-from chronorun.errors import UserError
+from chronorun.errors import StorageError, UserError
 
-Tokens = npt.NDArray[np.uint16]
+_FORMAT = 1
+Tokens = NDArray[Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class TokenSplit:
-    """The tokens of one split, domain after domain.
+    """Tokens of one split; each domain's tokens lie together, as ``spans`` says."""
 
-    ``spans`` maps each domain to its (start, stop) in ``tokens``; windows never cross a span.
-    """
-
-    name: str
     tokens: Tokens
-    spans: dict[str, tuple[int, int]]
-    n_bytes: int
+    spans: Mapping[str, tuple[int, int]]
 
     @property
     def n_tokens(self) -> int:
-        """Number of tokens of all domains."""
+        """Tokens of all domains."""
         return len(self.tokens)
 
-    @property
-    def bytes_per_token(self) -> float:
-        """Mean length of a token in bytes of UTF-8."""
-        return self.n_bytes / self.n_tokens
-
     def domain_tokens(self, domain: str) -> Tokens:
-        """Return a view on the tokens of one domain. Raises UserError for an unknown one."""
-        start, stop = self.span(domain)
-        return self.tokens[start:stop]
-
-    def span(self, domain: str) -> tuple[int, int]:
-        """Return (start, stop) of a domain. Raises UserError for an unknown one."""
+        """Return the tokens of one domain. Raises UserError for a domain that is not there."""
         if domain not in self.spans:
             raise UserError(
-                f"data: domain={domain}, expected one of {', '.join(self.spans)}; "
-                f"correct the name of the domain"
+                f"data: domain={domain}, expected one of {', '.join(sorted(self.spans))}; "
+                f"choose a domain of this corpus"
             )
-        return self.spans[domain]
+        start, stop = self.spans[domain]
+        return self.tokens[start:stop]
 
 
-@dataclass(frozen=True, eq=False)
 class TokenizedCorpus:
-    """Three splits, the tokenizer that made them and the hash of the text they came from."""
+    """Splits of a corpus as tokens, with the tokenizer that made them."""
 
-    splits: dict[str, TokenSplit]
-    domains: list[str]
-    tokenizer: Tokenizer
-    corpus_hash: str
-    folder: Path
+    def __init__(self, folder: Path, meta: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._meta = meta
+        self.corpus_hash: str = meta["corpus_hash"]
+        self.vocab_size: int = meta["vocab_size"]
+        self.domains: list[str] = list(meta["domains"])
+        self.bytes_per_token: float = meta["bytes_per_token"]
+        self.bigram_nats: float = meta["bigram_nats"]
+        self._splits: dict[str, TokenSplit] = {}
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        return self.tokenizer.vocab_size
-
-    @property
-    def bytes_per_token(self) -> float:
-        """Mean length of a token of the val split in bytes: nats per byte = nats per token / it."""
-        return self.splits["val"].bytes_per_token
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer the corpus was cut with."""
+        return load_tokenizer(self.folder)
 
     def split(self, name: str) -> TokenSplit:
-        """Return "train", "val" or "probe"."""
-        return self.splits[name]
+        """Return ``train``, ``val`` or ``probe``, memory-mapped."""
+        if name not in self._splits:
+            spans = {d: (a, b) for d, (a, b) in self._meta["splits"][name].items()}
+            path = self.folder / f"{name}.bin"
+            size = path.stat().st_size
+            # An empty file cannot be mapped.
+            tokens: Tokens = (
+                np.memmap(path, dtype=self._meta["dtype"], mode="r") if size else np.zeros(0, int)
+            )
+            self._splits[name] = TokenSplit(tokens, spans)
+        return self._splits[name]
 
-    def save_tokenizer(self, folder: str | Path) -> None:
-        """Write tokenizer.json into an existing folder."""
-        self.tokenizer.save(Path(folder))
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer into a folder, made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(folder)
+
+
+def cache_root(config: DataConfig) -> Path:
+    """Return the folder of token caches."""
+    named = config.cache_dir or os.environ.get("CHRONORUN_CACHE")
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "chronorun"
 
 
 def load_corpus(
     config: DataConfig, tokenizer: TokenizerConfig, *, min_tokens: int = 2
 ) -> TokenizedCorpus:
-    """Return the corpus as tokens, from the cache when it is there.
+    """Open the corpus of a configuration, making and caching it on first use.
 
-    ``min_tokens`` is one context and its last target: every split must have a stretch that long.
-    Raises UserError for text that is missing, unreadable or too short, StorageError for a cache
-    that cannot be written.
+    Raises UserError in one line for a source that is missing, empty, not UTF-8, out of reach, or
+    shorter than ``min_tokens`` in any split.
     """
-    fingerprint = source_module(config.source).fingerprint(config)
-
-    def build(workdir: Path) -> Meta:
-        return _prepare(config, tokenizer, min_tokens, workdir)
-
-    name = f"{config.source.value}-{cache_key(_identity(config, tokenizer, fingerprint))}"
-    folder, meta = open_or_build(cache_root(config), name, build)
-    corpus = _open(folder, meta)
-    for split, tokens in corpus.splits.items():
-        lengths = [stop - start for start, stop in tokens.spans.values()]
-        _check_length(config, split, max(lengths), min_tokens)
+    module = source_module(config.source)
+    identity = {
+        "format": _FORMAT,
+        "data": _plain(asdict(config), without=("cache_dir",)),
+        "tokenizer": _plain(asdict(tokenizer)),
+        "source": module.fingerprint(config),
+    }
+    key = hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()[:24]
+    folder = cache_root(config) / f"{config.source.value}-{key}"
+    corpus = _open(folder)
+    if corpus is None:
+        _make(folder, config, tokenizer)
+        corpus = _open(folder)
+    if corpus is None:
+        raise StorageError(f"cache: {folder} cannot be read back; free some disk space")
+    _check_length(corpus, config, min_tokens)
     return corpus
 
 
-def _identity(
-    config: DataConfig, tokenizer: TokenizerConfig, fingerprint: dict[str, Any]
-) -> dict[str, Any]:
-    identity: dict[str, Any] = {
-        "source": config.source.value,
-        "fingerprint": fingerprint,
-        "max_bytes": config.max_bytes,
-        "fractions": [config.val_fraction, config.probe_fraction],
-        "split_seed": config.split_seed,
-        "tokenizer": tokenizer.kind.value,
-    }
-    if tokenizer.kind is TokenizerKind.bpe:
-        identity["vocab_size"] = tokenizer.vocab_size
-        identity["tokenizers"] = importlib.metadata.version("tokenizers")
-    return identity
+def _plain(values: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, str]:
+    return {key: str(value) for key, value in values.items() if key not in without}
 
 
-def _prepare(config: DataConfig, kind: TokenizerConfig, min_tokens: int, workdir: Path) -> Meta:
-    """Read, split and tokenise the corpus into an empty folder; return its description."""
-    documents = source_module(config.source).read(config)
-    splits = assign_splits(documents, config)
-    texts: dict[str, dict[str, list[str]]] = {split: defaultdict(list) for split in SPLITS}
-    for document in documents:
-        texts[splits[document.name]][document.domain].append(document.text)
-    domains = list(dict.fromkeys(document.domain for document in documents))
-    train_texts = (text for domain in domains for text in texts["train"][domain])
-    tokenizer = make_tokenizer(kind, train_texts)
-    tokenizer.save(workdir)
-    described = {}
-    for split in SPLITS:
-        path = workdir / f"{split}.bin"
-        spans = _write_split(path, [texts[split][domain] for domain in domains], tokenizer)
-        _check_length(config, split, max((b - a for a, b in spans), default=0), min_tokens)
-        described[split] = {
-            "spans": dict(zip(domains, spans, strict=True)),
-            "n_bytes": _split_bytes(documents, splits, split),
-        }
-    return {
-        "corpus_hash": hash_documents(documents, splits),
-        "config": {"source": config.source.value, "tokenizer": kind.kind.value},
-        "domains": domains,
-        "splits": described,
-    }
-
-
-def _write_split(
-    path: Path, texts_by_domain: Sequence[list[str]], tokenizer: Tokenizer
-) -> list[tuple[int, int]]:
-    spans: list[tuple[int, int]] = []
-    written = 0
-    with path.open("wb") as file:
-        for texts in texts_by_domain:
-            tokens = tokenizer.encode_documents(texts)
-            file.write(tokens.astype("<u2").tobytes())
-            spans.append((written, written + len(tokens)))
-            written += len(tokens)
-    return spans
-
-
-def _split_bytes(documents: Sequence[Document], splits: dict[str, str], split: str) -> int:
-    return sum(document.n_bytes for document in documents if splits[document.name] == split)
-
-
-def _open(folder: Path, meta: Meta) -> TokenizedCorpus:
-    splits: dict[str, TokenSplit] = {}
-    for name, described in meta["splits"].items():
-        mapped = np.memmap(folder / f"{name}.bin", dtype="<u2", mode="r")
-        # A plain array over the same pages: indexing a memmap object costs several times more.
-        tokens: Tokens = np.asarray(mapped)
-        spans = {domain: (start, stop) for domain, (start, stop) in described["spans"].items()}
-        splits[name] = TokenSplit(name, tokens, spans, described["n_bytes"])
-    return TokenizedCorpus(
-        splits, meta["domains"], load_tokenizer(folder), meta["corpus_hash"], folder
-    )
-
-
-def _check_length(config: DataConfig, split: str, n_tokens: int, min_tokens: int) -> None:
-    if n_tokens < min_tokens:
-        raise UserError(
-            f"data: source={config.source.value} is shorter than one context: the {split} split "
-            f"has {n_tokens} tokens, expected >= {min_tokens}; add text or lower "
-            f"model.context_length"
+def _open(folder: Path) -> TokenizedCorpus | None:
+    try:
+        meta = msgspec.json.decode((folder / "meta.json").read_bytes(), type=dict[str, Any])
+        whole = meta["format"] == _FORMAT and all(
+            (folder / name).stat().st_size == entry["bytes"]
+            for name, entry in meta["files"].items()
         )
+        # The digests of small files are free to check; a split of millions of tokens is not.
+        whole = whole and all(
+            sha256_file(folder / name) == entry["sha256"]
+            for name, entry in meta["files"].items()
+            if entry["bytes"] <= 1 << 24
+        )
+        return TokenizedCorpus(folder, meta) if whole else None
+    except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        return None
+
+
+def _make(folder: Path, config: DataConfig, tokenizer: TokenizerConfig) -> None:
+    root = folder.parent
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=root, prefix=".making-"))
+    except OSError as error:
+        raise StorageError(
+            f"cache: {root} cannot be written ({error.strerror}); set data.cache_dir=FOLDER"
+        ) from error
+    try:
+        scratch = work / "scratch"
+        scratch.mkdir()
+        documents = source_module(config.source).read(config, scratch)
+        shutil.rmtree(scratch)
+        _write_entry(work, documents, config, tokenizer)
+        if folder.exists() and _open(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            work.rename(folder)
+        except OSError:
+            # Another process was faster; its entry is the same.
+            if _open(folder) is None:
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_entry(
+    work: Path, documents: Sequence[Document], config: DataConfig, tokenizer: TokenizerConfig
+) -> None:
+    from chronorun.data.bigram import bigram_nats_per_token
+
+    splits = assign_splits(documents, config)
+    train_texts = [d.text for d in documents if splits[d.name] == "train"]
+    cutter = make_tokenizer(tokenizer, train_texts)
+    dtype = np.dtype(np.uint16 if cutter.vocab_size <= 1 << 16 else np.uint32)
+    domains = list(dict.fromkeys(document.domain for document in documents))
+    spans: dict[str, dict[str, tuple[int, int]]] = {}
+    arrays: dict[str, Tokens] = {}
+    for split in SPLITS:
+        pieces, spans[split], offset = [], {}, 0
+        for domain in domains:
+            texts = [d.text for d in documents if d.domain == domain and splits[d.name] == split]
+            tokens = cutter.encode_documents(texts).astype(dtype) if texts else np.zeros(0, dtype)
+            spans[split][domain] = (offset, offset + len(tokens))
+            offset += len(tokens)
+            pieces.append(tokens)
+        arrays[split] = np.concatenate(pieces) if pieces else np.zeros(0, dtype)
+        arrays[split].tofile(work / f"{split}.bin")
+    cutter.save(work)
+    val_bytes = sum(d.n_bytes for d in documents if splits[d.name] == "val")
+    names = sorted(path.name for path in work.iterdir())
+    meta = {
+        "format": _FORMAT,
+        "corpus_hash": hash_documents(documents, splits),
+        "vocab_size": cutter.vocab_size,
+        "dtype": dtype.name,
+        "domains": domains,
+        "splits": spans,
+        "bytes_per_token": val_bytes / max(1, len(arrays["val"])),
+        "bigram_nats": bigram_nats_per_token(arrays["train"], arrays["val"], cutter.vocab_size),
+        "files": {
+            name: {"bytes": (work / name).stat().st_size, "sha256": sha256_file(work / name)}
+            for name in names
+        },
+    }
+    (work / "meta.json").write_bytes(msgspec.json.encode(meta))
+
+
+def _check_length(corpus: TokenizedCorpus, config: DataConfig, min_tokens: int) -> None:
+    for name in SPLITS:
+        spans = corpus.split(name).spans.values()
+        longest = max((stop - start for start, stop in spans), default=0)
+        if longest < min_tokens:
+            raise UserError(
+                f"data: the {name} split of source={config.source.value} has {longest} tokens in "
+                f"a row, expected at least {min_tokens} (one context and the next token); "
+                f"add text or lower model.context_length"
+            )

@@ -131,19 +131,3 @@ def _fits(sizes: dict[str, int], taken: dict[str, int], quota: dict[str, int]) -
 def _cut(document: Document, n_bytes: int) -> Document:
     head = document.text.encode()[:n_bytes].decode(errors="ignore")
     return Document(document.name, document.domain, head[: head.rfind("\n") + 1])
-
-
-def cut_blocks(text: str, domain_bytes: int) -> list[str]:
-    """Cut a text into contiguous blocks, at line ends where there are some.
-
-    About two hundred blocks for the whole domain, between 256 characters and 16384 each.
-    """
-    size = min(max(domain_bytes // 200, 256), 16384)
-    blocks: list[str] = []
-    start = 0
-    while start < len(text):
-        line_end = text.find("\n", start + size, start + 2 * size)
-        stop = line_end + 1 if line_end >= 0 else start + size
-        blocks.append(text[start:stop])
-        start = stop
-    return blocks

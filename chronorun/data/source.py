@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any, Protocol
 
 from chronorun.config.data import DataConfig, Source
@@ -18,8 +19,8 @@ class SourceModule(Protocol):
         Raises UserError for a source that is not there.
         """
 
-    def read(self, config: DataConfig) -> list[Document]:
-        """Read at most ``max_bytes`` of text in its natural order."""
+    def read(self, config: DataConfig, workdir: Path) -> list[Document]:
+        """Read at most ``max_bytes`` of text in its natural order; ``workdir`` is scratch space."""
 
 
 def source_module(source: Source) -> SourceModule:

@@ -51,7 +51,7 @@ def fingerprint(config: DataConfig) -> dict[str, Any]:
     return {"python": sys.version, "library": digest.hexdigest()}
 
 
-def read(config: DataConfig) -> list[Document]:
+def read(config: DataConfig, workdir: Path) -> list[Document]:
     """Read the topics, then every file of the library in the order of their names."""
     documents = list(_read_topics())
     for path, name in _library_files():
@@ -77,8 +77,7 @@ def separate_docstrings(source: str) -> tuple[str, list[str]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tree = ast.parse(source)
-    # Not splitlines(): a form feed ends no line for the parser.
-    lines = [f"{line}\n" for line in source.split("\n")]
+    lines = source.splitlines(keepends=True)
     docstrings: list[str] = []
     for body, node in _docstring_nodes(tree):
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1

@@ -7,9 +7,11 @@ import lines. It differs on purpose in this:
   it never does. Here ``mode_switch_threshold`` (0.25) lies above the floor (0.2).
 - **The lens reads the router's live rows.** v2 keeps a clone from when it was attached, and steers
   by weights that training has long moved on from.
-- **The population may change.** ``n_experts`` follows each snapshot; a lens whose shares are older
-  than its router's rows waits for new ones.
-- **Files stay open.** v2 opens the log for every record; here each record is one write.
+- **The population may change.** ``n_experts`` follows each snapshot; the jump of the top-2 share
+  that an edit brings by itself is not blamed on the lens; and a lens whose shares do not fit its
+  router's rows waits for new ones, since slots may have moved.
+- **Files stay open.** v2 opens the log for every record; here each record is one write, and
+  ``Controller.close`` ends it.
 - **The lens draws from a generator of its own**, so that a run with an idle lens is bit-identical
   to a run without one.
 """

@@ -78,14 +78,22 @@ class Controller:
         self.run_id = ""
         self.priors: dict[int, LayerPriors] = {}
         self._writer = writer
+        self._file: JsonlWriter | None = None
         self._states = {i: ControlState(i, n) for i, n in enumerate(n_experts_per_layer)}
 
     def initialize(self, run_id: str) -> None:
-        """Name the run that the decisions belong to."""
+        """Name the run that the decisions belong to, and open its file unless given a writer."""
         self.run_id = run_id
+        self.close()
         if self._writer is None:
-            path = self.output_dir / run_id / "control_decisions.jsonl"
-            self._writer = JsonlWriter(path)
+            self._file = JsonlWriter(self.output_dir / run_id / "control_decisions.jsonl")
+            self._writer = self._file
+
+    def close(self) -> None:
+        """Close the file that ``initialize`` opened; a writer that was given stays open."""
+        if self._file is not None:
+            self._file.close()
+            self._file = self._writer = None
 
     def update(
         self, snapshot: SystemSnapshot, lenses: Mapping[int, Lens] | Sequence[Lens] | None = None
@@ -93,7 +101,7 @@ class Controller:
         """Update every layer from a snapshot, steer its lens, and log and return the decisions."""
         decisions = []
         for layer in snapshot.layers:
-            state = self._states[layer.layer_id]
+            state = self._known(layer.layer_id)
             prior = self.priors.get(layer.layer_id)
             update_control_state(state, layer, self.config, snapshot.step, prior)
             compute_lens_scale(state, self.config, snapshot.step, prior)
@@ -107,6 +115,14 @@ class Controller:
             if self._writer is not None:
                 self._writer.write(decision.to_dict())
         return decisions
+
+    def _known(self, layer_id: int) -> ControlState:
+        if layer_id not in self._states:
+            raise UserError(
+                f"controller: layer_id={layer_id} in the snapshot, expected < {len(self._states)}; "
+                f"give n_layers as many layers as are observed"
+            )
+        return self._states[layer_id]
 
     def _decision(
         self,

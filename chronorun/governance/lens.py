@@ -78,8 +78,12 @@ class ChronoLens(nn.Module):
         self._rows = (lambda: rows) if isinstance(rows, Tensor) else rows
 
     def update_steering(self, utilization_shares: Sequence[float] | Tensor) -> None:
-        """Take the shares of the newest window."""
-        self._shares = torch.as_tensor(utilization_shares, dtype=torch.float32)
+        """Take the shares of the newest window.
+
+        They go to the device here, once a window: a copy in each forward would stall a GPU.
+        """
+        shares_E = torch.as_tensor(utilization_shares, dtype=torch.float32, device=self.V.device)
+        self._shares = shares_E.detach().clone()
 
     def direction(self) -> Tensor | None:
         """Return the direction from the live rows; None without router, shares or mode.
@@ -106,7 +110,7 @@ class ChronoLens(nn.Module):
         if self._rows is None or self.use_low_rank:
             return x + self.s * ((x @ self.V) @ self.U)
         direction = self.direction()
-        return x if direction is None else x + self.s * direction
+        return x if direction is None else x + self.s * direction.to(x.dtype)
 
     def state(self) -> dict[str, Any]:
         """Return all that a resume needs, the low-rank parameters included."""
@@ -121,7 +125,9 @@ class ChronoLens(nn.Module):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state`` returned."""
         self.s, self.mode = float(state["s"]), SteeringMode(state["mode"])
-        self._shares = None if state["shares"] is None else state["shares"].clone()
+        self._shares = None
+        if state["shares"] is not None:
+            self.update_steering(state["shares"])
         with torch.no_grad():
             self.U.copy_(state["U"])
             self.V.copy_(state["V"])

@@ -105,9 +105,12 @@ def update_control_state(
 ) -> ControlState:
     """Take one snapshot of the layer into account; mutates and returns ``state``.
 
-    The population may have changed since the last update: ``n_experts`` follows the snapshot.
+    The population may have changed since the last update: ``n_experts`` follows the snapshot. Top-2
+    shares of two populations do not compare (2/8 and 2/4 are both even), so such a change counts
+    neither as harm nor as help.
     """
-    state.n_experts = len(layer.utilization_shares)
+    if state.n_experts != len(layer.utilization_shares):
+        state.n_experts, state.prev_top2 = len(layer.utilization_shares), None
     _judge_last_intervention(state, layer.top2_share, config)
     if state.mode_scores[state.active_mode] < config.mode_switch_threshold:
         others = [mode for mode in state.mode_scores if mode != state.active_mode]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -33,7 +34,7 @@ class LayerPriors:
     """Experience with one layer."""
 
     layer_id: int
-    fragility: float = 1.0
+    fragility: Annotated[float, msgspec.Meta(ge=0.5, le=2.0)] = 1.0
     backoff_bias: float = 1.0
     scale_cap: float | None = None
     abstain_threshold: float = 0.01
@@ -99,29 +100,23 @@ def load_priors(path: str | Path) -> dict[int, LayerPriors]:
             data = gzip.decompress(data)
         layers = msgspec.json.decode(data, type=dict[str, Any])
         entries = layers["p"] if "p" in layers else layers["priors"]
-        return {int(key): _read(int(key), entry) for key, entry in dict(entries).items()}
+        entries = msgspec.convert(entries, dict[str, dict[str, Any]])
+        return {int(key): _read(int(key), entry) for key, entry in entries.items()}
     except FileNotFoundError:
         raise UserError(
             f"priors: {file} does not exist, expected a run folder or its {FILE_NAME}; "
             f"correct governance.priors_from"
         ) from None
-    except (OSError, EOFError, ValueError, TypeError, KeyError, msgspec.DecodeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, msgspec.DecodeError) as error:
         raise UserError(
             f"priors: {file} is not a priors file ({error}); correct governance.priors_from"
         ) from error
 
 
 def _read(layer_id: int, entry: Mapping[str, Any]) -> LayerPriors:
-    values = {
-        name: entry.get(name, entry.get(short))
-        for name, short in _SHORT.items()
-        if name in entry or short in entry
-    }
-    prior = LayerPriors(**values | {"layer_id": layer_id})
-    numbers = (prior.fragility, prior.backoff_bias, prior.intervention_helped_ema)
-    if not all(isinstance(number, int | float) for number in numbers):
-        raise ValueError(f"layer {layer_id} has a value that is not a number")
-    return prior
+    values = {name: entry.get(name, entry.get(short)) for name, short in _SHORT.items()}
+    known = {name: value for name, value in values.items() if value is not None}
+    return msgspec.convert(known | {"layer_id": layer_id}, LayerPriors)
 
 
 def apply_priors_to_state(state: ControlState, prior: LayerPriors) -> ControlState:

@@ -29,7 +29,8 @@ from chronorun.model import GPT, MoELayer
 from chronorun.telemetry import SystemSnapshot
 
 DEAD_OFFSET = -20.0
-FORCED_LOGIT = 50.0
+FORCED_OUT = -50.0
+"""Added to the logits of experts that forced routing keeps tokens away from."""
 _HASH = 2_654_435_761
 
 
@@ -127,13 +128,15 @@ def force_routing(logits_TE: Tensor, ratio: float, n_dominant: int) -> Tensor:
     """Push a fixed share of the tokens to the first experts.
 
     Tokens are picked by a hash of their place, so no random number is drawn; their chosen experts
-    follow their own preference among the dominant ones.
+    follow their own preference among the dominant ones. The others are pushed down rather than
+    these up: softmax and top-k see no difference, but the router z-loss would punish large logits
+    that the router never made.
     """
     T, E = logits_TE.shape
     place = torch.arange(T, device=logits_TE.device)
     picked_T = (place * _HASH % 2**32) < int(ratio * 2**32)
     push_E = torch.zeros(E, device=logits_TE.device)
-    push_E[: min(n_dominant, E)] = FORCED_LOGIT
+    push_E[n_dominant:] = FORCED_OUT
     return logits_TE + picked_T[:, None] * push_E
 
 
@@ -224,7 +227,10 @@ class Collapse(_TimedScenario):
 
 
 class DeadExpert(_TimedScenario):
-    """One expert whose routing offset is held at -20: its share falls to exactly 0."""
+    """One expert whose routing offset is held at -20: its share falls to exactly 0.
+
+    Loss-free balancing may select it again in the end, with a gate near 0: its bias rises.
+    """
 
     def __init__(self, config: ScenarioConfig, run: RunConfig, model: GPT) -> None:
         super().__init__(config, run, model)
@@ -266,7 +272,7 @@ class CorruptedExpert(_TimedScenario):
 
     def _corrupt(self, layer_id: int, y_ND: Tensor, slot_N: Tensor) -> Tensor:
         # A generator of its own: the run's random stream stays that of an unstressed run.
-        seed = (self.run.seed * 1_000_003 + self._step) * 1_009 + layer_id
+        seed = ((self.run.seed * 1_000_003 + self._step) * 1_009 + layer_id) % 2**63
         generator = torch.Generator(y_ND.device).manual_seed(seed)
         noise_ND = torch.randn(
             y_ND.shape, generator=generator, device=y_ND.device, dtype=y_ND.dtype
@@ -280,7 +286,11 @@ class CorruptedExpert(_TimedScenario):
 
 
 class DomainShift(Scenario):
-    """Batches of one domain only, then of another, and back if asked."""
+    """Batches of one domain only, then of another, and back if asked; no layer is touched."""
+
+    def __init__(self, config: ScenarioConfig, run: RunConfig, model: GPT) -> None:
+        super().__init__(config, run, model)
+        self.layers = []
 
     def is_stressed(self, step: int) -> bool:
         after = step >= self.config.start_step
@@ -358,5 +368,10 @@ def build_scenario(run: RunConfig, model: GPT, corpus: TokenizedCorpus) -> Scena
         raise UserError(
             f"scenario: scenario.start_step={config.start_step}, expected < "
             f"training.max_steps={run.training.max_steps}; the stress would never come"
+        )
+    if config.kind is ScenarioKind.collapse and not run.telemetry.enabled:
+        raise UserError(
+            "scenario: telemetry.enabled=False, expected True for scenario=collapse, which "
+            "measures the recovery with it; drop telemetry=off"
         )
     return _KINDS[config.kind](config, run, model)

@@ -86,6 +86,48 @@ def test_layers_and_populations_must_match() -> None:
         Controller(2, [4])
 
 
+def test_a_layer_the_controller_does_not_know_is_refused() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^controller: layer_id=1 in the snapshot, expected < 1; "
+        r"give n_layers as many layers as are observed$",
+    ):
+        Controller(1, [4]).update(snapshot(1, EVEN, EVEN))
+
+
+def test_each_initialize_opens_the_file_of_its_run(tmp_path: Path) -> None:
+    controller = Controller(1, [4], output_dir=tmp_path)
+    for run_id in ("a", "b"):
+        controller.initialize(run_id)
+        controller.update(snapshot(1, EVEN))
+    controller.close()
+    controller.update(snapshot(2, EVEN))
+    for run_id in ("a", "b"):
+        records = list(read_jsonl(tmp_path / run_id / "control_decisions.jsonl"))
+        assert [(r["run_id"], r["step"]) for r in records] == [(run_id, 1)]
+
+
+def test_a_writer_that_was_given_stays_in_use() -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.records: list[object] = []
+
+        def write(self, record: object) -> None:
+            self.records.append(record)
+
+    kept = Kept()
+    controller = Controller(1, [4], writer=kept)
+    controller.initialize("r")
+    controller.close()
+    assert [d.to_dict() for d in controller.update(snapshot(1, EVEN))] == kept.records
+
+
+def test_absent_and_null_values_of_priors_fall_back(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_bytes(b'{"v":2,"p":{"3":{"ms":null,"sc":null,"f":1}}}')
+    assert load_priors(path) == {3: LayerPriors(3)}
+
+
 @pytest.mark.parametrize("compress", [True, False])
 def test_priors_round_trip(tmp_path: Path, compress: bool) -> None:
     controller = Controller(2, [4, 4])
@@ -116,7 +158,25 @@ def test_long_keys_are_accepted_and_change_the_state(tmp_path: Path) -> None:
     assert apply_priors_to_state(state, LayerPriors(0, backoff_bias=9.0)).harm_backoff == 1.0
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\x1f\x8bxx", b'{"v":2}', b'{"p":{"x":{}}}'])
+TORN = bytearray(gzip.compress(b'{"p":{"0":{"f":1}}}' * 9, mtime=0))
+TORN[12:16] = b"\xff" * 4
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"\x1f\x8bxx",
+        bytes(TORN),
+        b'{"v":2}',
+        b'{"p":{"x":{}}}',
+        b'{"p":{"0":[]}}',
+        b'{"p":{"0":{"sc":"x"}}}',
+        b'{"p":{"0":{"ms":{"lift_tail":"x"}}}}',
+        b'{"p":{"0":{"f":9}}}',
+    ],
+)
 def test_a_file_that_holds_no_priors_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "p.json"
     path.write_bytes(content)

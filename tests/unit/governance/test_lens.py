@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chronorun.governance import ChronoLens, IdentityLens, SteeringMode, compute_lens_aux_loss
 
@@ -69,6 +71,32 @@ def test_a_population_of_another_size_waits_for_new_shares(n: int) -> None:
     assert lens(x) is x
     lens.update_steering([0.5, *[0.5 / (n - 1)] * (n - 1)])
     assert not torch.equal(lens(x), x)
+
+
+def test_the_shares_are_kept_as_they_were_handed_over() -> None:
+    shares = torch.tensor([0.6, 0.1, 0.1, 0.1, 0.1])
+    lens = make_lens(torch.randn(E, D), [0.2] * E, "anti_dominance")
+    lens.update_steering(shares)
+    x = torch.randn(2, D)
+    before = lens(x)
+    shares.fill_(0.2)
+    assert torch.equal(lens(x), before)
+
+
+def test_the_inputs_dtype_is_kept() -> None:
+    lens = make_lens(torch.randn(E, D), [0.6, 0.1, 0.1, 0.1, 0.1], "anti_dominance")
+    assert lens(torch.randn(2, D, dtype=torch.bfloat16)).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("mode", ["anti_dominance", "entropy_max", "lift_tail"])
+@given(seed=st.integers(0, 2**31), n=st.integers(2, 40), s=st.floats(1e-3, 0.5))
+def test_the_shift_is_as_long_as_the_scale(mode: str, seed: int, n: int, s: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.rand(n, generator=generator) + torch.eye(n)[0]
+    rows = torch.randn(n, D, generator=generator)
+    lens = make_lens(rows, (shares / shares.sum()).tolist(), mode, s)
+    shift = lens(torch.zeros(3, D)).norm(dim=-1)
+    torch.testing.assert_close(shift, torch.full((3,), s), rtol=1e-4, atol=0)
 
 
 def test_without_a_router_the_low_rank_path_warps() -> None:

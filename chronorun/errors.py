@@ -5,6 +5,8 @@ A message is one line: ``<what failed>: <field>=<got>, expected <rule>; <next st
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ChronorunError(Exception):
     """Base of every error that is reported in one line, without a traceback."""
@@ -41,4 +43,9 @@ class RunInterrupted(ChronorunError):
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number
+
+    def __reduce__(self) -> tuple[type[RunInterrupted], tuple[str, int], dict[str, Any]]:
+        """Pickle both arguments and notes: launchers of sweeps send exceptions across processes."""
+        return type(self), (str(self), self.signal_number), vars(self)

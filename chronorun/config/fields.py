@@ -46,7 +46,10 @@ def describe_range(metadata: Any) -> str:
 
 
 def check_ranges(config: Any, group: str) -> None:
-    """Raise UserError for the first numeric field of the dataclass outside its declared range."""
+    """Raise UserError for the first numeric field of the dataclass outside its declared range.
+
+    ``group`` is the key of the dataclass in overrides; empty for the root.
+    """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if not field.metadata or isinstance(value, bool) or not isinstance(value, int | float):
@@ -61,7 +64,8 @@ def check_ranges(config: Any, group: str) -> None:
         )
         if outside:
             rule = describe_range(bounds) or "a finite number"
+            key = f"{group}.{field.name}" if group else field.name
             raise UserError(
-                f"configuration: {group}.{field.name}={value}, expected {rule}; "
+                f"configuration: {key}={value}, expected {rule}; "
                 f"correct the override or the config file"
             )

@@ -42,7 +42,7 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "config")
+        check_ranges(self, "")
         if self.run_id:
             check_run_id(self.run_id)
         if not self.output_dir:

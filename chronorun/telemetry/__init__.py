@@ -1,7 +1,7 @@
 """Routing telemetry: events, metrics, snapshots, alerts, and the recorder on the device.
 
 Names, fields and thresholds are those of ChronoMoEv2 0.2.0; its log files can be read here and ours
-there. Nothing but the recorder imports torch.
+there. Nothing but the recorder and its buffers imports torch.
 """
 
 from __future__ import annotations

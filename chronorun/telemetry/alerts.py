@@ -15,6 +15,11 @@ TOP2_WARNING = 0.75
 TOP2_COLLAPSE = 0.85
 
 
+def says_nothing(layer: LayerSnapshot) -> bool:
+    """Say whether nothing was dispatched: such a window tells neither collapse nor health."""
+    return not any(layer.utilization_shares)
+
+
 def looks_pre_collapse(layer: LayerSnapshot) -> bool:
     """Say whether few experts carry the load: ``n_effective < 0.6 n`` or ``top2_share > 0.75``."""
     n = len(layer.utilization_shares)
@@ -35,7 +40,7 @@ def _figures(layer: LayerSnapshot) -> str:
 
 
 class AlertHistory:
-    """Counts consecutive snapshots with each condition, by layer.
+    """Counts consecutive snapshots with each condition, by layer; empty ones are passed over.
 
     The counters live in the dict given, in v2's shape ``{layer_id: {"pre_collapse_count",
     "collapse_count"}}``, so that a loop written for v2 may keep passing its own dict.
@@ -45,9 +50,14 @@ class AlertHistory:
         self._counters = {} if counters is None else counters
 
     def update(self, layers: Iterable[LayerSnapshot]) -> list[str]:
-        """Count one more snapshot and return the alerts that have persisted."""
+        """Count one more snapshot and return the alerts that have persisted.
+
+        A layer to which nothing was dispatched keeps its counters and raises no alert.
+        """
         alerts = []
         for layer in layers:
+            if says_nothing(layer):
+                continue
             counts = self._counters.setdefault(layer.layer_id, {})
             pre = _count_on(counts, "pre_collapse_count", looks_pre_collapse(layer))
             collapsed = _count_on(counts, "collapse_count", looks_collapsed(layer))
@@ -77,6 +87,8 @@ def check_immediate_alerts(layers: Iterable[LayerSnapshot]) -> list[str]:
     """Return the same conditions without persistence, as ``WARNING:`` and ``ALERT:`` lines."""
     lines = []
     for layer in layers:
+        if says_nothing(layer):
+            continue
         if looks_pre_collapse(layer):
             lines.append(f"WARNING: {_figures(layer)}")
         if looks_collapsed(layer):

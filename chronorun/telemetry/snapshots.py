@@ -119,7 +119,7 @@ class SystemSnapshot:
         val_loss: float | None,
         run_id: str,
         model_name: str,
-        alert_history: AlertHistory | None = None,
+        alert_history: AlertHistory | dict[int, dict[str, int]] | None = None,
         timestamp: float | None = None,
         expert_ids: Sequence[Sequence[str]] | None = None,
     ) -> SystemSnapshot:

@@ -16,12 +16,14 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LayerWindow:
-    """Statistics of one layer; E live experts, one row of ``counts`` per step.
+    """Statistics of one layer; E live experts, one row of ``counts`` [n_steps, E] per step.
 
-    ``prob_sums`` [E] adds up the router's full softmax, ``token_entropy_nats`` is the mean over
-    tokens of its entropy. ``overflow_fraction`` is the share of assignments beyond 1.25 times the
-    even share per expert where none can be dropped, and the dropped share where they can; both
-    fractions are means over steps. ``token_types`` [E, types] and ``positions`` [E, buckets] count
+    ``assignments`` [n_steps] counts what each step asked for, ``counts`` what was dispatched of it;
+    ``top_k`` is the largest of the window. ``prob_sums`` [E] adds up the router's full softmax,
+    ``token_entropy_nats`` is the mean over tokens of its entropy. ``overflow_by_expert`` [E] is the
+    share of a step's assignments beyond 1.25 times the even share where none can be dropped, and
+    the dropped share where they can; ``overflow_fraction`` is its sum. All fractions are means over
+    steps. ``token_types`` [E, types] and ``positions`` [E, buckets] count
     dispatched assignments; ``co_selection[i, j]`` counts tokens sent to both i and j, its diagonal
     is each expert's own count.
     """
@@ -29,13 +31,19 @@ class LayerWindow:
     layer_id: int
     top_k: int
     counts: Counts
+    assignments: Counts
     prob_sums: NDArray[np.float64]
     token_entropy_nats: float
     overflow_fraction: float
+    overflow_by_expert: NDArray[np.float64]
     dropped_fraction: float
     token_types: Counts
     positions: Counts
     co_selection: Counts
+
+    def step_top_k(self, row: int, tokens: int) -> int:
+        """Return the top-k of one step, given its tokens; the window's where none was observed."""
+        return int(self.assignments[row]) // tokens if self.assignments[row] else self.top_k
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class WindowStats:
                 mode=mode,
                 layer_id=layer.layer_id,
                 n_experts=layer.counts.shape[1],
-                top_k=layer.top_k,
+                top_k=layer.step_top_k(row, self.tokens[row]),
                 expert_token_counts=layer.counts[row].tolist(),
                 active_experts=np.flatnonzero(layer.counts[row]).tolist(),
                 loss=None if math.isnan(self.losses[row]) else self.losses[row],

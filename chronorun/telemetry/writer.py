@@ -38,7 +38,11 @@ class TelemetryWriter:
         self.manifest_path = self.run_dir / "run_manifest.json"
         self._writers: dict[str, JsonlWriter] = {}
         if resume is not None:
-            self._resume(resume)
+            try:
+                self._resume(resume)
+            except StorageError:
+                self.close()
+                raise
 
     def _resume(self, states: Mapping[str, LogState]) -> None:
         for path in (self.events_path, self.snapshots_path):

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from chronorun.config.observing import TelemetryConfig
+from chronorun.model import Routing
 from chronorun.telemetry import (
     LayerSnapshot,
     RoutingEvent,
+    RoutingRecorder,
     SystemSnapshot,
+    WindowStats,
     check_immediate_alerts,
     create_run_manifest,
     get_git_commit,
@@ -38,6 +42,48 @@ def test_a_plain_dict_keeps_the_alert_history() -> None:
     assert history == {2: {"pre_collapse_count": 5, "collapse_count": 5}}
     assert snapshot([1, 1, 1, 1], history).alerts == []
     assert history == {2: {"pre_collapse_count": 0, "collapse_count": 0}}
+
+
+def window(counts: list[int]) -> WindowStats:
+    recorder = RoutingRecorder([len(counts)], 1, 1, "cpu", TelemetryConfig(), 10)
+    index_KT = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))[None]
+    probs_TE = torch.full((index_KT.numel(), len(counts)), 1 / len(counts))
+    recorder.begin_step(torch.zeros_like(index_KT))
+    recorder.observe(
+        0, Routing(probs_TE, probs_TE, probs_TE, index_KT, index_KT, None, torch.tensor(counts))
+    )
+    recorder.end_step(1, None)
+    return recorder.flush()
+
+
+def test_a_plain_dict_keeps_the_alert_history_of_windows() -> None:
+    history: dict[int, dict[str, int]] = {}
+    alerts = [
+        SystemSnapshot.from_window(
+            window(counts), 1, 1.0, None, "r", "m", history, timestamp=5.0
+        ).alerts
+        for counts in ([50, 40, 10, 0], [0, 0, 0, 0], [50, 40, 10, 0], [50, 40, 10, 0])
+    ]
+    figures = "Layer 0: n_effective 2.57 of 4, top-2 share 0.90, 1 dead"
+    # The window in which nothing was routed says nothing.
+    assert alerts == [[], [], [], [f"PRE_COLLAPSE: {figures}, for 3 snapshots"]]
+    assert history == {0: {"pre_collapse_count": 3, "collapse_count": 3}}
+
+
+def test_without_a_history_there_are_no_alerts() -> None:
+    shots = [
+        SystemSnapshot.from_window(window([9, 1, 0, 0]), 1, 1.0, None, "r", "m") for _ in range(5)
+    ]
+    assert [shot.alerts for shot in shots] == [[]] * 5
+
+
+def test_an_event_without_a_loss_has_none() -> None:
+    event = RoutingEvent.from_router_output("r", 1, "TRAIN", 0, [1, 2], 2, 1)
+    assert (event.loss, event.to_dict()["loss"]) == (None, None)
+    record = event.to_dict()
+    del record["loss"]
+    assert RoutingEvent.from_dict(record).loss is None
+    assert RoutingEvent.from_dict(record | {"loss": 0.0}).loss == 0.0
 
 
 @pytest.mark.parametrize(

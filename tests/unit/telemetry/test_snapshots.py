@@ -89,6 +89,17 @@ def test_alerts_need_persistence_and_fall_back_to_zero() -> None:
     assert [a.split(":")[0] for a in alerts[4]] == ["PRE_COLLAPSE", "COLLAPSE_CONFIRMED"]
 
 
+def test_a_window_without_dispatched_tokens_neither_counts_nor_clears() -> None:
+    history, nothing = AlertHistory(), [0.0] * 4
+    for _ in range(6):
+        assert history.update([layer(nothing)]) == []
+    assert history.state_dict() == {}
+    shares = [SKEWED, nothing, SKEWED, nothing, nothing, SKEWED, nothing]
+    assert [len(history.update([layer(s)])) for s in shares] == [0, 0, 0, 0, 0, 1, 0]
+    assert history.state_dict() == {"2": {"pre_collapse_count": 3, "collapse_count": 0}}
+    assert check_immediate_alerts([layer(nothing), layer([0.0])]) == []
+
+
 def test_alert_history_survives_a_checkpoint() -> None:
     whole, half = AlertHistory(), AlertHistory()
     for history in (whole, half):

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from chronorun.errors import StorageError
-from chronorun.telemetry import LayerSnapshot, RoutingEvent, SystemSnapshot, TelemetryWriter
+from chronorun.telemetry import (
+    LayerSnapshot,
+    RoutingEvent,
+    SystemSnapshot,
+    TelemetryWriter,
+    load_events,
+)
 
 
 def write_step(writer: TelemetryWriter, step: int) -> None:
@@ -51,3 +57,34 @@ def test_a_folder_in_use_is_not_written_into_without_a_resume(tmp_path: Path) ->
         f"log: {writer.events_path} holds {size} bytes already, expected a new file; "
         f"resume the run or choose another folder"
     )
+
+
+@pytest.mark.parametrize("name", ["routing_events.jsonl", "snapshots.jsonl"])
+@pytest.mark.parametrize("damage", ["changed", "shorter", "missing"])
+def test_a_damaged_log_is_named_at_the_resume(tmp_path: Path, name: str, damage: str) -> None:
+    with TelemetryWriter("r", tmp_path) as writer:
+        for step in range(3):
+            write_step(writer, step)
+        saved = writer.state()
+    path = writer.run_dir / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[:-1] if damage == "shorter" else content.replace(b"1", b"7", 1))
+    with pytest.raises(StorageError) as caught:
+        TelemetryWriter("r", tmp_path, resume=saved)
+    assert str(caught.value) == (
+        f"log: {path} differs from what the checkpoint recorded in its first {len(content)} "
+        f"bytes; resume from another checkpoint or restore the file"
+    )
+
+
+def test_the_callers_list_of_events_is_left_alone(tmp_path: Path) -> None:
+    events = [
+        RoutingEvent.from_router_output("r", step, "TRAIN", 0, [1, 2], 2, 1, timestamp=0.0)
+        for step in range(2)
+    ]
+    with TelemetryWriter("r", tmp_path) as writer:
+        assert [writer.flush_events(events), len(events)] == [2, 2]
+        assert [writer.flush_events(tuple(events)), writer.flush_events([])] == [2, 0]
+    assert load_events(writer.events_path) == events + events

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from chronorun.model.population import (
         PopulationLayer,
         PopulationModel,
+        SlotRoles,
         insert_expert,
         read_expert,
+        rebuild,
         remove_expert,
     )
     from chronorun.model.router import Router
     from chronorun.model.shapes import RouterLosses, Routing
+    from chronorun.model.twins import Twin
 
 __all__ = [
     "GPT",
@@ -28,8 +31,11 @@ __all__ = [
     "Router",
     "RouterLosses",
     "Routing",
+    "SlotRoles",
+    "Twin",
     "insert_expert",
     "read_expert",
+    "rebuild",
     "remove_expert",
 ]
 
@@ -44,8 +50,11 @@ __getattr__, __dir__ = lazy_exports(
         "Router": "router",
         "RouterLosses": "shapes",
         "Routing": "shapes",
+        "SlotRoles": "population",
+        "Twin": "twins",
         "insert_expert": "population",
         "read_expert": "population",
+        "rebuild": "population",
         "remove_expert": "population",
     },
 )

@@ -8,7 +8,7 @@ tensors by name (``slot_tensors``, ``set_slot_tensors``), which is all a populat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -23,8 +23,10 @@ from chronorun.model.experts import (
     sort_by_expert,
 )
 from chronorun.model.losses import load_balancing_loss, router_z_loss
+from chronorun.model.population import SlotRoles
 from chronorun.model.router import Router
-from chronorun.model.shapes import Observer, RouterLosses, Routing
+from chronorun.model.shapes import Observer, ProbeObserver, RouterLosses, Routing
+from chronorun.model.twins import Twin, Twins
 
 
 def keep_within_capacity(
@@ -51,6 +53,8 @@ class MoELayer(nn.Module):
         self.router = Router(model.d_model, experts, router)
         self.experts = ExpertBank(experts, model.d_model, model.ff_width)
         self.observer: Observer | None = None
+        self.probe_observer: ProbeObserver | None = None
+        self.twins: Twins | None = None
         self.lens: Callable[[Tensor], Tensor] | None = None
         self.routing_override: Callable[[Tensor], Tensor] | None = None
         self.output_hook: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -59,6 +63,15 @@ class MoELayer(nn.Module):
     def num_experts(self) -> int:
         """Live experts, read off the weights."""
         return self.router.weight.shape[0]
+
+    @property
+    def num_groups(self) -> int:
+        """What competes for the top-k places: live experts, exclusive twins counted once."""
+        return self.num_experts if self.twins is None else self.twins.num_groups
+
+    def set_twins(self, pairs: Sequence[Twin]) -> None:
+        """Make these pairs of slots exclusive, and no others."""
+        self.twins = Twins(pairs, self.num_experts) if pairs else None
 
     def route(self, x_TD: Tensor) -> tuple[Routing, Tensor, Tensor]:
         """Choose experts for each token; returns the routing, order_N and inverse_N.
@@ -72,18 +85,27 @@ class MoELayer(nn.Module):
             logits_TE = self.router.logits(x_TD)
             if self.routing_override is not None:
                 logits_TE = self.routing_override(logits_TE)
+            if self.twins is not None:
+                logits_TE = self.twins.hide_children(logits_TE)
             probs_TE = torch.softmax(logits_TE, dim=-1)
-            index_KT, gate_KT = self.router.choose(logits_TE, probs_TE, self.top_k)
+            group_KT, gate_KT = self.router.choose(logits_TE, probs_TE, self.top_k)
+            index_KT = group_KT if self.twins is None else self.twins.pick_members(group_KT, x_TD)
         order_N, inverse_N = sort_by_expert(index_KT)
         counts_E = count_assignments(index_KT, self.num_experts)
         kept_KT = None
         if self.capacity_factor is not None:
-            even = index_KT.numel() / self.num_experts
-            capacity = math.ceil(self.capacity_factor * even)
-            kept_KT = keep_within_capacity(index_KT, order_N, inverse_N, counts_E, capacity)
+            kept_KT = self._keep(group_KT)
             gate_KT = gate_KT * kept_KT
         routing = Routing(x_TD, logits_TE, probs_TE, index_KT, gate_KT, kept_KT, counts_E)
         return routing, order_N, inverse_N
+
+    def _keep(self, group_KT: Tensor) -> Tensor:
+        # Twins share one capacity, so that pairing drops nothing that was not dropped before.
+        assert self.capacity_factor is not None
+        capacity = math.ceil(self.capacity_factor * group_KT.numel() / self.num_groups)
+        order_N, inverse_N = sort_by_expert(group_KT)
+        counts_E = count_assignments(group_KT, self.num_experts)
+        return keep_within_capacity(group_KT, order_N, inverse_N, counts_E, capacity)
 
     def forward(self, x_BSD: Tensor) -> tuple[Tensor, RouterLosses]:
         """Transform tokens: [B, S, D] -> ([B, S, D], auxiliary losses)."""
@@ -95,17 +117,22 @@ class MoELayer(nn.Module):
         if self.output_hook is not None:
             y_ND = self.output_hook(y_ND, routing.expert_index_KT.flatten()[order_N])
         y_TD = combine(y_ND, routing.gate_KT, order_N, inverse_N)
+        if self.twins is not None:
+            counts_E = self.twins.per_group(counts_E)
         losses = RouterLosses(
-            load_balancing_loss(routing.probs_TE, counts_E, self.num_experts),
+            load_balancing_loss(routing.probs_TE, counts_E, self.num_groups),
             router_z_loss(routing.logits_TE),
         )
         if self.training:
             self._observe(routing)
+        elif self.probe_observer is not None:
+            self.probe_observer(self.layer_id, routing.detach(), y_TD.detach())
         return y_TD.view_as(x_BSD), losses
 
     def _observe(self, routing: Routing) -> None:
         if self.router.config.loss_free:
-            self.router.load.add_(routing.tokens_per_expert_E)
+            load_E = routing.tokens_per_expert_E
+            self.router.load.add_(load_E if self.twins is None else self.twins.per_group(load_E))
         if self.observer is None:
             return
         if routing.kept_KT is not None:
@@ -114,6 +141,11 @@ class MoELayer(nn.Module):
             )
             routing = replace(routing, tokens_per_expert_E=dispatched_E)
         self.observer(self.layer_id, routing.detach())
+
+    def slot_roles(self) -> SlotRoles:
+        """Return what the slot tensors mean to a population manager."""
+        hidden = {"experts.w1": 1, "experts.w2": 0}
+        return SlotRoles("router.weight", "router.logit_offset", hidden)
 
     def slot_tensors(self) -> dict[str, Tensor]:
         """Return every tensor whose first dimension is the expert slot, by qualified name."""

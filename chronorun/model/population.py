@@ -8,10 +8,25 @@ handed the new ones by whoever called the edit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SlotRoles:
+    """Which of a layer's ``slot_tensors`` mean what, by name.
+
+    ``row`` is the router's weight [E, D], ``offset`` a buffer [E] that the layer adds to its logits
+    before softmax and top-k. ``hidden`` maps the experts' weights to the axis of their hidden units,
+    not counting the slot axis; hidden units may be permuted together without changing an expert.
+    """
+
+    row: str
+    offset: str
+    hidden: Mapping[str, int]
 
 
 class PopulationLayer(Protocol):
@@ -24,6 +39,9 @@ class PopulationLayer(Protocol):
     @property
     def top_k(self) -> int:
         """Experts each token is sent to: the least a layer can live on."""
+
+    def slot_roles(self) -> SlotRoles:
+        """Return what the slot tensors mean."""
 
     def slot_tensors(self) -> dict[str, Tensor]:
         """Return every tensor whose first dimension is the slot, by name."""
@@ -48,13 +66,58 @@ def read_expert(layer: PopulationLayer, slot: int) -> dict[str, Tensor]:
     return {name: tensor.detach()[slot].clone() for name, tensor in layer.slot_tensors().items()}
 
 
-def insert_expert(layer: PopulationLayer, values: Mapping[str, Tensor]) -> int:
-    """Append an expert made of ``values`` and return its slot, the last one.
+def rebuild(
+    layer: PopulationLayer, keep: Sequence[int], new: Sequence[Mapping[str, Tensor]] = ()
+) -> None:
+    """Keep these slots, in this order, and append experts made of ``new`` values.
 
-    ``values`` has one entry, of the shape ``read_expert`` gives, for every name of
-    ``slot_tensors()``; raises ValueError for a missing or unknown name.
+    Each of ``new`` has one entry, of the shape ``read_expert`` gives, for every name of
+    ``slot_tensors()``. Raises ValueError for a missing or unknown name or another shape, and when
+    fewer than ``top_k`` experts would be left; IndexError for a slot that is not live.
     """
     tensors = layer.slot_tensors()
+    for slot in keep:
+        _check_slot(layer, slot)
+    for values in new:
+        _check_values(tensors, values)
+    if len(keep) + len(new) < layer.top_k:
+        raise ValueError(
+            f"rebuild: {len(keep) + len(new)} experts would be left, expected >= "
+            f"top_k={layer.top_k}; insert an expert first"
+        )
+    layer.set_slot_tensors(
+        {
+            name: _like(old, _rows(old, keep, [values[name] for values in new]))
+            for name, old in tensors.items()
+        }
+    )
+
+
+def insert_expert(layer: PopulationLayer, values: Mapping[str, Tensor]) -> int:
+    """Append an expert made of ``values`` and return its slot, the last one (see ``rebuild``)."""
+    rebuild(layer, range(layer.num_experts), [values])
+    return layer.num_experts - 1
+
+
+def remove_expert(layer: PopulationLayer, slot: int) -> dict[str, Tensor]:
+    """Take one expert out and return what it was; the others keep their order and move up."""
+    removed = read_expert(layer, slot)
+    if layer.num_experts <= layer.top_k:
+        raise ValueError(
+            f"remove_expert: num_experts={layer.num_experts}, expected > top_k={layer.top_k}; "
+            f"insert an expert first"
+        )
+    rebuild(layer, [s for s in range(layer.num_experts) if s != slot])
+    return removed
+
+
+def _rows(old: Tensor, keep: Sequence[int], new: Sequence[Tensor]) -> Tensor:
+    index = torch.tensor(list(keep), dtype=torch.int64, device=old.device)
+    kept = old.detach().index_select(0, index)
+    return torch.cat([kept, *(value.detach().to(old)[None] for value in new)])
+
+
+def _check_values(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     wrong = sorted(tensors.keys() ^ values.keys())
     if wrong:
         raise ValueError(
@@ -67,34 +130,6 @@ def insert_expert(layer: PopulationLayer, values: Mapping[str, Tensor]) -> int:
                 f"insert_expert: {name} has shape {list(values[name].shape)}, expected "
                 f"{list(old.shape[1:])}; start from read_expert"
             )
-    layer.set_slot_tensors(
-        {
-            name: _like(old, torch.cat([old.detach(), values[name].detach().to(old)[None]]))
-            for name, old in tensors.items()
-        }
-    )
-    return layer.num_experts - 1
-
-
-def remove_expert(layer: PopulationLayer, slot: int) -> dict[str, Tensor]:
-    """Take one expert out and return what it was; the others keep their order and move up.
-
-    Raises IndexError for a slot that is not live and ValueError when fewer than ``top_k`` experts
-    would be left.
-    """
-    removed = read_expert(layer, slot)
-    if layer.num_experts <= layer.top_k:
-        raise ValueError(
-            f"remove_expert: num_experts={layer.num_experts}, expected > top_k={layer.top_k}; "
-            f"insert an expert first"
-        )
-    layer.set_slot_tensors(
-        {
-            name: _like(old, torch.cat([old.detach()[:slot], old.detach()[slot + 1 :]]))
-            for name, old in layer.slot_tensors().items()
-        }
-    )
-    return removed
 
 
 def _check_slot(layer: PopulationLayer, slot: int) -> None:

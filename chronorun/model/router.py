@@ -55,7 +55,11 @@ class Router(nn.Module):
         Gates are a softmax over the chosen logits (nanoMoE) or the chosen entries of the full
         softmax, as the config's ``gate_order`` says. The selection bias never enters the gates.
         """
-        scores_TE = probs_TE + self.selection_bias if self.config.loss_free else logits_TE
+        scores_TE = logits_TE
+        if self.config.loss_free:
+            # A bias must not bring back what a logit of -inf rules out.
+            out_TE = torch.isneginf(logits_TE)
+            scores_TE = (probs_TE + self.selection_bias).masked_fill(out_TE, -torch.inf)
         index_TK = scores_TE.topk(top_k, dim=-1).indices
         if self.config.gate_order is GateOrder.topk_then_softmax:
             gate_TK = torch.softmax(logits_TE.gather(-1, index_TK), dim=-1)
@@ -64,11 +68,14 @@ class Router(nn.Module):
         return index_TK.t().contiguous(), gate_TK.t()
 
     @torch.no_grad()
-    def update_selection_bias(self) -> None:
-        """Step the bias of each expert towards its even share of the load since the last call."""
+    def update_selection_bias(self, num_groups: int | None = None) -> None:
+        """Step the bias of each expert towards its even share of the load since the last call.
+
+        The share is even among ``num_groups``, all experts unless told.
+        """
         if not self.config.loss_free:
             return
         load = self.load.to(self.selection_bias.dtype)
-        error = load.mean() - load
+        error = load.sum() / (num_groups or load.numel()) - load
         self.selection_bias.add_(self.config.bias_update_rate * torch.sign(error))
         self.load.zero_()

@@ -94,7 +94,7 @@ class Stepper:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         for layer in self.model.moe_layers():
-            layer.router.update_selection_bias()
+            layer.router.update_selection_bias(layer.num_groups)
         return StepResult(sums[0], sums[1], sums[2], norm, lr)
 
     def _accumulate(self, tokens: Tensor, before_forward: MicroBatchHook) -> Tensor:

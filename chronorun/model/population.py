@@ -20,8 +20,8 @@ class SlotRoles:
     """Which of a layer's ``slot_tensors`` mean what, by name.
 
     ``row`` is the router's weight [E, D], ``offset`` a buffer [E] that the layer adds to its logits
-    before softmax and top-k. ``hidden`` maps the experts' weights to the axis of their hidden units,
-    not counting the slot axis; hidden units may be permuted together without changing an expert.
+    before softmax and top-k. ``hidden`` maps the experts' weights to the axis of their hidden
+    units, not counting the slot axis; permuting them together leaves an expert unchanged.
     """
 
     row: str

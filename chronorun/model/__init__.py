@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from chronorun.model.population import (
         PopulationLayer,
         PopulationModel,
-        SlotRoles,
         insert_expert,
         read_expert,
         rebuild,
@@ -31,7 +30,6 @@ __all__ = [
     "Router",
     "RouterLosses",
     "Routing",
-    "SlotRoles",
     "Twin",
     "insert_expert",
     "read_expert",
@@ -50,7 +48,6 @@ __getattr__, __dir__ = lazy_exports(
         "Router": "router",
         "RouterLosses": "shapes",
         "Routing": "shapes",
-        "SlotRoles": "population",
         "Twin": "twins",
         "insert_expert": "population",
         "read_expert": "population",

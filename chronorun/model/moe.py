@@ -23,9 +23,8 @@ from chronorun.model.experts import (
     sort_by_expert,
 )
 from chronorun.model.losses import load_balancing_loss, router_z_loss
-from chronorun.model.population import SlotRoles
 from chronorun.model.router import Router
-from chronorun.model.shapes import Observer, ProbeObserver, RouterLosses, Routing
+from chronorun.model.shapes import Observer, RouterLosses, Routing
 from chronorun.model.twins import Twin, Twins
 
 
@@ -53,7 +52,6 @@ class MoELayer(nn.Module):
         self.router = Router(model.d_model, experts, router)
         self.experts = ExpertBank(experts, model.d_model, model.ff_width)
         self.observer: Observer | None = None
-        self.probe_observer: ProbeObserver | None = None
         self.twins: Twins | None = None
         self.lens: Callable[[Tensor], Tensor] | None = None
         self.routing_override: Callable[[Tensor], Tensor] | None = None
@@ -94,17 +92,20 @@ class MoELayer(nn.Module):
         counts_E = count_assignments(index_KT, self.num_experts)
         kept_KT = None
         if self.capacity_factor is not None:
-            kept_KT = self._keep(group_KT)
+            kept_KT = self._keep(group_KT, order_N, inverse_N, counts_E)
             gate_KT = gate_KT * kept_KT
         routing = Routing(x_TD, logits_TE, probs_TE, index_KT, gate_KT, kept_KT, counts_E)
         return routing, order_N, inverse_N
 
-    def _keep(self, group_KT: Tensor) -> Tensor:
-        # Twins share one capacity, so that pairing drops nothing that was not dropped before.
+    def _keep(
+        self, group_KT: Tensor, order_N: Tensor, inverse_N: Tensor, counts_E: Tensor
+    ) -> Tensor:
         assert self.capacity_factor is not None
-        capacity = math.ceil(self.capacity_factor * group_KT.numel() / self.num_groups)
-        order_N, inverse_N = sort_by_expert(group_KT)
-        counts_E = count_assignments(group_KT, self.num_experts)
+        capacity = math.ceil(self.capacity_factor * (group_KT.numel() / self.num_groups))
+        if self.twins is not None:
+            # Twins share one capacity, so that pairing drops nothing that was not dropped before.
+            order_N, inverse_N = sort_by_expert(group_KT)
+            counts_E = self.twins.per_group(counts_E)
         return keep_within_capacity(group_KT, order_N, inverse_N, counts_E, capacity)
 
     def forward(self, x_BSD: Tensor) -> tuple[Tensor, RouterLosses]:
@@ -117,22 +118,18 @@ class MoELayer(nn.Module):
         if self.output_hook is not None:
             y_ND = self.output_hook(y_ND, routing.expert_index_KT.flatten()[order_N])
         y_TD = combine(y_ND, routing.gate_KT, order_N, inverse_N)
-        if self.twins is not None:
-            counts_E = self.twins.per_group(counts_E)
+        load_E = counts_E if self.twins is None else self.twins.per_group(counts_E)
         losses = RouterLosses(
-            load_balancing_loss(routing.probs_TE, counts_E, self.num_groups),
+            load_balancing_loss(routing.probs_TE, load_E, self.num_groups),
             router_z_loss(routing.logits_TE),
         )
         if self.training:
-            self._observe(routing)
-        elif self.probe_observer is not None:
-            self.probe_observer(self.layer_id, routing.detach(), y_TD.detach())
+            self._observe(routing, load_E)
         return y_TD.view_as(x_BSD), losses
 
-    def _observe(self, routing: Routing) -> None:
+    def _observe(self, routing: Routing, load_E: Tensor) -> None:
         if self.router.config.loss_free:
-            load_E = routing.tokens_per_expert_E
-            self.router.load.add_(load_E if self.twins is None else self.twins.per_group(load_E))
+            self.router.load.add_(load_E)
         if self.observer is None:
             return
         if routing.kept_KT is not None:
@@ -141,11 +138,6 @@ class MoELayer(nn.Module):
             )
             routing = replace(routing, tokens_per_expert_E=dispatched_E)
         self.observer(self.layer_id, routing.detach())
-
-    def slot_roles(self) -> SlotRoles:
-        """Return what the slot tensors mean to a population manager."""
-        hidden = {"experts.w1": 1, "experts.w2": 0}
-        return SlotRoles("router.weight", "router.logit_offset", hidden)
 
     def slot_tensors(self) -> dict[str, Tensor]:
         """Return every tensor whose first dimension is the expert slot, by qualified name."""

@@ -8,25 +8,10 @@ handed the new ones by whoever called the edit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class SlotRoles:
-    """Which of a layer's ``slot_tensors`` mean what, by name.
-
-    ``row`` is the router's weight [E, D], ``offset`` a buffer [E] that the layer adds to its logits
-    before softmax and top-k. ``hidden`` maps the experts' weights to the axis of their hidden
-    units, not counting the slot axis; permuting them together leaves an expert unchanged.
-    """
-
-    row: str
-    offset: str
-    hidden: Mapping[str, int]
 
 
 class PopulationLayer(Protocol):
@@ -39,9 +24,6 @@ class PopulationLayer(Protocol):
     @property
     def top_k(self) -> int:
         """Experts each token is sent to: the least a layer can live on."""
-
-    def slot_roles(self) -> SlotRoles:
-        """Return what the slot tensors mean."""
 
     def slot_tensors(self) -> dict[str, Tensor]:
         """Return every tensor whose first dimension is the slot, by name."""
@@ -100,7 +82,11 @@ def insert_expert(layer: PopulationLayer, values: Mapping[str, Tensor]) -> int:
 
 
 def remove_expert(layer: PopulationLayer, slot: int) -> dict[str, Tensor]:
-    """Take one expert out and return what it was; the others keep their order and move up."""
+    """Take one expert out and return what it was; the others keep their order and move up.
+
+    Raises IndexError for a slot that is not live and ValueError when fewer than ``top_k`` experts
+    would be left.
+    """
     removed = read_expert(layer, slot)
     if layer.num_experts <= layer.top_k:
         raise ValueError(

@@ -53,6 +53,3 @@ class RouterLosses:
 
 Observer = Callable[[int, Routing], None]
 """Called as ``observer(layer_id, routing)`` in training forwards only."""
-
-ProbeObserver = Callable[[int, Routing, Tensor], None]
-"""Called as ``probe_observer(layer_id, routing, y_TD)`` in evaluation forwards only."""

@@ -31,7 +31,6 @@ class LayerBuffers:
         self, num_experts: int, window_steps: int, types: int, positions: int, device: torch.device
     ) -> None:
         self.num_experts, self.types, self.positions = num_experts, types, positions
-        self.window_steps = window_steps
         size = num_experts * (types + positions + num_experts)
         rows = (window_steps, num_experts)
         self.counts_SE = torch.zeros(rows, dtype=torch.int64, device=device)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from unit.model.moe_reference import make_layer, tokens
 
+from chronorun.config.model import RouterConfig
 from chronorun.model import MoELayer, Twin, insert_expert, read_expert
 
 PARENT = 1
@@ -36,6 +37,30 @@ def test_a_split_without_noise_changes_neither_output_nor_losses(top_k: int) -> 
     split(layer)
     for old, new in zip(before, losses(layer, x), strict=True):
         torch.testing.assert_close(new, old, rtol=1e-6, atol=1e-6)
+
+
+def test_a_split_drops_what_was_dropped_before() -> None:
+    layer = make_layer(num_experts=4, top_k=2, router=RouterConfig(capacity_factor=0.7))
+    x = tokens(64)
+    kept_KT = layer.route(x.flatten(0, -2))[0].kept_KT
+    assert kept_KT is not None
+    assert not kept_KT.all()
+    y = layer(x)[0]
+    split(layer)
+    routing = layer.route(x.flatten(0, -2))[0]
+    assert routing.kept_KT is not None
+    assert torch.equal(routing.kept_KT, kept_KT)
+    torch.testing.assert_close(layer(x)[0], y, rtol=1e-6, atol=1e-6)
+
+
+def test_a_pair_carries_one_load_for_loss_free_balancing() -> None:
+    layer = make_layer(num_experts=4, top_k=2, router=RouterConfig(loss_free=True))
+    layer(tokens(64))
+    before = layer.router.load.clone()
+    layer.router.load.zero_()
+    split(layer)
+    layer(tokens(64))
+    assert layer.router.load.tolist() == [*before.tolist(), 0]
 
 
 def test_the_side_of_the_plane_picks_the_member() -> None:

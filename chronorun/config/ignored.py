@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator
 
 from chronorun.config.data import Source, TokenizerKind
+from chronorun.config.lifecycle import LifecycleConfig, SplitRelease, TwoModeUse
 from chronorun.config.run import RunConfig
 from chronorun.config.training import Schedule
 
+# A revival answers starvation as a spawn does, with the same patience, cool-down and ramp.
+_BIRTHS = ("spawn", "revive")
+_USED_BY = {
+    "spawn_init_strategy": ("spawn",),
+    "max_spawns_per_cycle": _BIRTHS,
+    "max_experts_per_layer": (*_BIRTHS, "split"),
+    "cross_layer": _BIRTHS,
+    "max_prunes_per_cycle": ("prune",),
+    "min_experts_per_layer": ("prune", "merge"),
+    "max_splits_per_cycle": ("split",),
+    "parent_moments": ("split",),
+    "child_moments": (*_BIRTHS, "split"),
+    "rewarm_steps": (*_BIRTHS, "split"),
+    "max_merges_per_cycle": ("merge",),
+    "merged_moments": ("merge",),
+}
+"""Actions that read a field, where its name does not begin with the one that does."""
+_USED_BY_PREFIX = {
+    "spawn": _BIRTHS,
+    "revive": ("revive",),
+    "prune": ("prune",),
+    "split": ("split",),
+    "merge": ("merge",),
+}
+
 
 def ignored_options(config: RunConfig, given: Iterable[str]) -> list[str]:
-    """Return one line for each given key that has no effect beside the others."""
+    """Return one line for each given key that has no effect beside the others.
+
+    A split threshold that no expert can reach is named whether it was given or not.
+    """
+    keys = set(given)
+    reasons = {key: reason for key, (ignored, reason) in _conditions(config).items() if ignored}
+    reasons |= _reasons_in_lifecycle(config.lifecycle, keys)
+    lines = [f"{key} has no effect: {reason}" for key, reason in reasons.items() if key in keys]
+    return [*lines, *_unreachable_split(config)]
+
+
+def _conditions(config: RunConfig) -> dict[str, tuple[bool, str]]:
+    """Return for each key whether it is ignored, and why."""
     not_synthetic = (config.data.source is not Source.synthetic, "data is not synthetic")
-    without_effect = {
+    return {
         "data.files": (config.data.source is not Source.text, "data is not text"),
         "data.synthetic_domains": not_synthetic,
         "data.synthetic_seed": not_synthetic,
@@ -33,8 +72,65 @@ def ignored_options(config: RunConfig, given: Iterable[str]) -> list[str]:
             "the schedule is constant",
         ),
     }
-    return [
-        f"{key} has no effect: {reason}"
-        for key, (ignored, reason) in without_effect.items()
-        if ignored and key in set(given)
-    ]
+
+
+def _reasons_in_lifecycle(lifecycle: LifecycleConfig, given: Collection[str]) -> dict[str, str]:
+    """Return why a key has no effect, for each field and action group that has none."""
+    names = [field.name for field in dataclasses.fields(lifecycle) if field.name != "enabled"]
+    if not lifecycle.enabled:
+        switched = "lifecycle.enabled" in given
+        why = (
+            "lifecycle.enabled is false" if switched else "lifecycle is off; add lifecycle=default"
+        )
+        keys = [f"lifecycle.{name}" for name in names]
+        return dict.fromkeys([*keys, *(f"lifecycle/{action}" for action in _USED_BY_PREFIX)], why)
+    reasons = {
+        f"lifecycle.{name}": reason
+        for name in names
+        if not name.endswith("_enabled") and (reason := _idle(lifecycle, _users(name)))
+    }
+    # Who asks for lifecycle/spawn=off gets it; it takes a field to contradict a group.
+    reasons |= {
+        f"lifecycle/{action}": reason
+        for action, users in _USED_BY_PREFIX.items()
+        if f"lifecycle.{action}_enabled" in given and (reason := _idle(lifecycle, users))
+    }
+    return _unused_ways_to_split(lifecycle) | reasons
+
+
+def _unused_ways_to_split(lifecycle: LifecycleConfig) -> dict[str, str]:
+    reasons = {}
+    if lifecycle.split_two_mode is TwoModeUse.off:
+        reasons["lifecycle.split_two_mode_threshold"] = "lifecycle.split_two_mode is off"
+    if lifecycle.split_release is SplitRelease.fixed:
+        for name in ("split_release_shock", "split_release_limit"):
+            reasons[f"lifecycle.{name}"] = "lifecycle.split_release is fixed"
+    return reasons
+
+
+def _users(name: str) -> tuple[str, ...]:
+    return _USED_BY.get(name) or _USED_BY_PREFIX.get(name.partition("_")[0], ())
+
+
+def _idle(lifecycle: LifecycleConfig, users: Collection[str]) -> str:
+    """Return why nothing reads a field of these actions; empty when something does."""
+    switches = [f"{action}_enabled" for action in users]
+    if not switches or any(getattr(lifecycle, switch) for switch in switches):
+        return ""
+    verb = "is" if len(switches) == 1 else "are"
+    return f"{' and '.join(f'lifecycle.{switch}' for switch in switches)} {verb} false"
+
+
+def _unreachable_split(config: RunConfig) -> Iterator[str]:
+    """Yield a line when no expert's share can exceed the threshold of a split."""
+    lifecycle, largest = config.lifecycle, 1.0 / config.model.top_k
+    by_share_alone = (
+        lifecycle.split_share_ratio is None and lifecycle.split_two_mode is not TwoModeUse.add
+    )
+    watched = lifecycle.enabled and lifecycle.split_enabled and by_share_alone
+    if watched and lifecycle.split_share_threshold >= largest:
+        yield (
+            f"lifecycle.split_share_threshold={lifecycle.split_share_threshold:g} has no effect: "
+            f"with model.top_k={config.model.top_k} an expert's share is at most {largest:.3g}; "
+            f"lower the threshold or set lifecycle.split_share_ratio"
+        )

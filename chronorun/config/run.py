@@ -37,7 +37,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     governance: GovernanceConfig = field(default_factory=GovernanceConfig)
-    lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
+    lifecycle: LifecycleConfig = field(default_factory=lambda: LifecycleConfig(enabled=False))
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -31,12 +32,35 @@ def test_its_python_runs(code: str, tmp_path: Path) -> None:
 
 def test_every_option_it_names_for_a_group_exists() -> None:
     named = {group for group in groups() if f"`{group}`" in README}
-    assert {"data", "tokenizer", "model", "router", "scenario"} <= named
-    for group in ("data", "tokenizer", "model", "router", "scenario", "optimizer", "tracking"):
+    checked = {"data", "tokenizer", "model", "router", "optimizer", "lifecycle", "scenario"}
+    checked |= {"tracking"}
+    assert checked <= named
+    for group in sorted(checked):
         row = re.search(rf"^\| `{group}` \| (.*) \|$", README, flags=re.MULTILINE)
         assert row is not None, group
         options = list(re.findall(r"`([a-z_0-9]+)`", row[1]))
         assert sorted(options) == group_options(group), group
+
+
+def test_its_row_of_the_lifecycles_actions_names_them_and_their_options() -> None:
+    row = re.search(r"^\| (`lifecycle/.*`) \| (.*) \|$", README, flags=re.MULTILINE)
+    assert row is not None
+    actions = re.findall(r"`([a-z/]+)`", row[1])
+    assert sorted(actions) == [group for group in groups() if group.startswith("lifecycle/")]
+    options = sorted(re.findall(r"`([a-z]+)`", row[2]))
+    assert [group_options(action) for action in actions] == [options] * len(actions)
+
+
+def test_its_generated_tables_are_current(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/readme_tables.py", "--check"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_every_direct_dependency_is_pinned() -> None:

@@ -13,6 +13,8 @@ from chronorun.cli.hydra_bridge import parse
 from chronorun.config.paths import group_options
 from chronorun.errors import UserError
 
+RELEASE = ("=", "_limit=", "_shock=")
+
 
 @pytest.mark.parametrize(
     ("line", "found"),
@@ -23,6 +25,14 @@ from chronorun.errors import UserError
         ("train mod", ["model.", "model="]),
         ("train model=n", ["model=nano"]),
         ("train seed=1 lifecycle=of", ["lifecycle=off"]),
+        ("train lifecycle=d", ["lifecycle=default", "lifecycle=dry_run"]),
+        ("train lifecycle/s", ["lifecycle/spawn=", "lifecycle/split="]),
+        (
+            "train lifecycle=aggressive lifecycle/spawn=",
+            [f"lifecycle/spawn={name}" for name in ("default", "eager", "off", "patient")],
+        ),
+        ("train lifecycle.split_rel", [f"lifecycle.split_release{rest}" for rest in RELEASE]),
+        ("train lifecycle.split_release=s", ["lifecycle.split_release=shock"]),
         ("train router=", [f"router={name}" for name in group_options("router")]),
         ("train router=topk,un", ["router=topk,unbalanced"]),
         ("train +experiment=o", ["+experiment=overprovisioned"]),

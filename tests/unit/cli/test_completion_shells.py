@@ -83,6 +83,7 @@ def test_tab_completes_in_a_real_shell(shell: str, tmp_path: Path) -> None:
             ("chronorun train router=un", "balanced"),
             ("chronorun train model=nano router=topk,un", "balanced"),
             ("chronorun train optimizer.sch", "edule="),
+            ("chronorun train lifecycle/spawn=e", "ager"),
             ("chronorun train tracking.wandb.mode=off", "line"),
         ):
             terminal.type(typed)

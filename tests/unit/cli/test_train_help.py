@@ -35,3 +35,20 @@ def test_defaults_are_those_of_a_run_and_options_are_marked(page: str) -> None:
     assert "training.max_steps=500\n        optimizer steps; >= 1\n" in page
     assert "cosine | wsd | constant" in page
     assert "run_id=<fresh>" in page
+
+
+def test_the_lifecycle_has_meaning_unit_and_range(page: str) -> None:
+    for text in (
+        "lifecycle.spawn_patience=5\n"
+        "        a layer starves so long before a spawn; in checkpoints; >= 1\n",
+        "lifecycle.split_share_ratio=null\n"
+        "        overloaded above this multiple of the even share, too (null: off); > 1\n",
+        "lifecycle.split_two_mode=off\n",
+        "zero_m | zero | inherit | scale | zero_no_rewarm\n",
+    ):
+        assert text in page, text
+
+
+def test_an_action_of_the_lifecycle_has_its_own_options_and_default(page: str) -> None:
+    for action in ("spawn", "prune", "split", "merge"):
+        assert f"\n  lifecycle/{action}=\n    * default  " in page

@@ -66,6 +66,9 @@ def test_what_every_room_uses_imports_no_room(room: str) -> None:
         "chronorun.config.run",
         "chronorun.telemetry.snapshots",
         "chronorun.governance.policy",
+        "chronorun.lifecycle.registry",
+        "chronorun.lifecycle.counters",
+        "chronorun.lifecycle.similarity",
         "chronorun.cli.main",
     ],
 )

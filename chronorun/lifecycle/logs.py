@@ -1,0 +1,49 @@
+"""The four logs of the lifecycle, wherever their records go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from chronorun.core.jsonl import JsonlWriter
+
+NAMES = ("lifecycle_decisions", "lifecycle_evaluations", "expert_transitions", "basins")
+
+
+class RecordWriter(Protocol):
+    """What takes records."""
+
+    def write(self, record: Any) -> None:
+        """Append one record."""
+
+
+class Nowhere:
+    """Takes records and forgets them."""
+
+    def write(self, record: Any) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class LifecycleLogs:
+    """Where decisions, evaluations, transitions and basins are written.
+
+    Seconds go to ``timings``, apart: they alone differ between equal runs.
+    """
+
+    decisions: RecordWriter
+    evaluations: RecordWriter
+    transitions: RecordWriter
+    basins: RecordWriter
+    timings: RecordWriter = field(default_factory=Nowhere)
+
+    @classmethod
+    def nowhere(cls) -> LifecycleLogs:
+        """Return logs that forget."""
+        return cls(*(Nowhere() for _ in NAMES))
+
+    @classmethod
+    def in_folder(cls, folder: str | Path) -> LifecycleLogs:
+        """Open new log files in a folder. Raises StorageError where one holds records already."""
+        return cls(*(JsonlWriter(Path(folder) / f"{name}.jsonl") for name in NAMES))

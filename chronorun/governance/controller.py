@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,7 +56,8 @@ class Controller:
     """Keeps a ControlState per layer and turns snapshots into lens scales and decisions.
 
     Decisions go to ``writer`` if one is given, else, once ``initialize`` named the run, to
-    ``output_dir/run_id/control_decisions.jsonl``.
+    ``output_dir/run_id/control_decisions.jsonl``. ``after_update`` holds what else is to be called
+    with the snapshot and the decisions.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Controller:
         self.output_dir = Path(output_dir)
         self.run_id = ""
         self.priors: dict[int, LayerPriors] = {}
+        self.after_update: list[Callable[[SystemSnapshot, list[ControlDecision]], None]] = []
         self._writer = writer
         self._file: JsonlWriter | None = None
         self._states = {i: ControlState(i, n) for i, n in enumerate(n_experts_per_layer)}
@@ -114,6 +116,8 @@ class Controller:
             decisions.append(decision)
             if self._writer is not None:
                 self._writer.write(decision.to_dict())
+        for hook in self.after_update:
+            hook(snapshot, decisions)
         return decisions
 
     def _known(self, layer_id: int) -> ControlState:

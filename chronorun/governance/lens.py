@@ -85,11 +85,23 @@ class ChronoLens(nn.Module):
         shares_E = torch.as_tensor(utilization_shares, dtype=torch.float32, device=self.V.device)
         self._shares = shares_E.detach().clone()
 
+    def keep_slots(self, keep: Sequence[int], added: int) -> None:
+        """Follow a change of the population: keep these slots' shares, in this order.
+
+        Newcomers count as even; nothing is known of them before the next window.
+        """
+        if self._shares is None:
+            return
+        n = len(keep) + added
+        index = torch.tensor(list(keep), dtype=torch.int64, device=self._shares.device)
+        kept_E = self._shares.index_select(0, index)
+        kept_E = kept_E / kept_E.sum().clamp(min=1e-12) * (len(keep) / n)
+        self._shares = torch.cat([kept_E, kept_E.new_full((added,), 1.0 / n)])
+
     def direction(self) -> Tensor | None:
         """Return the direction from the live rows; None without router, shares or mode.
 
-        After the population changed and before new shares arrive, every expert counts as equal:
-        there is nothing to steer by.
+        None, too, where the shares are those of another population.
         """
         if self._rows is None or self._shares is None:
             return None
@@ -149,6 +161,9 @@ class IdentityLens(nn.Module):
         """Do nothing."""
 
     def update_steering(self, utilization_shares: Sequence[float] | Tensor) -> None:
+        """Do nothing."""
+
+    def keep_slots(self, keep: Sequence[int], added: int) -> None:
         """Do nothing."""
 
     def get_norms(self) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from chronorun.model.experts import (
 )
 from chronorun.model.losses import load_balancing_loss, router_z_loss
 from chronorun.model.router import Router
-from chronorun.model.shapes import Observer, RouterLosses, Routing
+from chronorun.model.shapes import Observer, RouterLosses, Routing, Spy
 from chronorun.model.twins import Twin, Twins
 
 
@@ -52,6 +52,8 @@ class MoELayer(nn.Module):
         self.router = Router(model.d_model, experts, router)
         self.experts = ExpertBank(experts, model.d_model, model.ff_width)
         self.observer: Observer | None = None
+        self.gate_observer: Observer | None = None
+        self.spy: Spy | None = None
         self.twins: Twins | None = None
         self.lens: Callable[[Tensor], Tensor] | None = None
         self.routing_override: Callable[[Tensor], Tensor] | None = None
@@ -117,7 +119,11 @@ class MoELayer(nn.Module):
         y_ND = self.experts(dispatch(x_TD, order_N, inverse_N), counts_E)
         if self.output_hook is not None:
             y_ND = self.output_hook(y_ND, routing.expert_index_KT.flatten()[order_N])
+        if self.training and self.gate_observer is not None:
+            self.gate_observer(self.layer_id, routing)
         y_TD = combine(y_ND, routing.gate_KT, order_N, inverse_N)
+        if self.spy is not None:
+            self.spy(self.layer_id, routing.detach(), y_TD.detach())
         load_E = counts_E if self.twins is None else self.twins.per_group(counts_E)
         losses = RouterLosses(
             load_balancing_loss(routing.probs_TE, load_E, self.num_groups),
@@ -138,6 +144,10 @@ class MoELayer(nn.Module):
             )
             routing = replace(routing, tokens_per_expert_E=dispatched_E)
         self.observer(self.layer_id, routing.detach())
+
+    def hidden_axes(self) -> dict[str, int]:
+        """Return the axis of the hidden units in each of an expert's weights, for alignment."""
+        return {"experts.w1": 1, "experts.w2": 0}
 
     def slot_tensors(self) -> dict[str, Tensor]:
         """Return every tensor whose first dimension is the expert slot, by qualified name."""

@@ -13,9 +13,19 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+ROUTER_ROWS = "router.weight"
+LOGIT_OFFSET = "router.logit_offset"
+
 
 class PopulationLayer(Protocol):
-    """A layer whose experts are slots, counted along dimension 0 of some of its tensors."""
+    """A layer whose experts are slots, counted along dimension 0 of some of its tensors.
+
+    Among its ``slot_tensors`` are the router's rows, [E, D], as ``router.weight``, and what is
+    added to the logits before softmax and top-k, [E], as ``router.logit_offset``; names that open
+    with ``router.`` belong to the router, all others to the experts. Further attributes are used
+    where a layer has them: ``observer``, ``gate_observer``, ``spy`` (see ``shapes``),
+    ``set_twins`` (exclusive twins) and ``hidden_axes`` (alignment of hidden units in a merge).
+    """
 
     @property
     def num_experts(self) -> int:

@@ -53,3 +53,7 @@ class RouterLosses:
 
 Observer = Callable[[int, Routing], None]
 """Called as ``observer(layer_id, routing)`` in training forwards only."""
+
+Spy = Callable[[int, Routing, Tensor], None]
+"""Called as ``spy(layer_id, routing, y_TD)`` with the layer's output, in every forward, training or
+not: for a probe that measures what an edit does."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from chronorun.config.observing import TelemetryConfig
 from chronorun.model.shapes import Routing
 from chronorun.telemetry.buffers import LayerBuffers, restore
-from chronorun.telemetry.windows import WindowStats
+from chronorun.telemetry.windows import LayerWindow, WindowStats
 
 _HASH = 2_654_435_761  # Knuth's multiplicative hash of 32-bit integers
 
@@ -44,10 +44,15 @@ class RoutingRecorder:
         self.config = config
         self.vocab_size = vocab_size
         self._type_T = self._position_T = torch.zeros(0, dtype=torch.int64)
+        self._open_tokens = 0
+        self.last_window: WindowStats | None = None
         self.set_population(n_experts_per_layer)
 
     def set_population(self, n_experts_per_layer: Sequence[int]) -> None:
-        """Start an empty window for this number of experts in each layer."""
+        """Start an empty window for this number of experts in each layer.
+
+        A step that has begun goes on: newborn experts come in between its tokens and its forward.
+        """
         c = self.config
         self._layers = [
             LayerBuffers(n, self.window_steps, c.token_types, c.position_buckets, self.device)
@@ -56,7 +61,6 @@ class RoutingRecorder:
         self._losses = torch.zeros(self.window_steps, dtype=torch.float64, device=self.device)
         self._steps: list[int] = []
         self._tokens: list[int] = []
-        self._open_tokens = 0
 
     def begin_step(self, tokens_BS: Tensor) -> None:
         """Note the tokens of the coming forward pass, [B, S]."""
@@ -98,7 +102,22 @@ class RoutingRecorder:
             )
             i, f = i + n, f + m
         self.set_population([x.num_experts for x in self._layers])
-        return WindowStats(steps, losses, tokens, layers)
+        self.last_window = WindowStats(steps, losses, tokens, layers)
+        return self.last_window
+
+    def last_layers(self) -> dict[int, LayerWindow]:
+        """Return the layers of the window flushed last, by id; empty before the first."""
+        layers = [] if self.last_window is None else self.last_window.layers
+        return {layer.layer_id: layer for layer in layers}
+
+    def tokens_per_step(self) -> float:
+        """Return the mean number of tokens of a step in the window flushed last; 0 before."""
+        tokens = [] if self.last_window is None else self.last_window.tokens
+        return sum(tokens) / len(tokens) if tokens else 0.0
+
+    def token_types_T(self) -> Tensor:
+        """Return the token types of the newest forward, flattened; below ``config.token_types``."""
+        return self._type_T
 
     def state_dict(self) -> dict[str, Any]:
         """Return the partly filled window, tensors included."""

@@ -1,0 +1,500 @@
+"""A living population: carries out what was decided, keeps what must be remembered of it.
+
+Births are decided at a checkpoint and integrated at the start of the next training forward, so that
+nobody sees a population change between a snapshot and its consequences. Everything else is done at
+the checkpoint itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from chronorun.config.lifecycle import (
+    LifecycleConfig,
+    ParentMoments,
+    RouterChange,
+    SplitRelease,
+)
+from chronorun.lifecycle import births
+from chronorun.lifecycle.actions import Action, Candidate
+from chronorun.lifecycle.archive import Archive, Archived, flatten_saved, nest_saved
+from chronorun.lifecycle.bundles import Bundle
+from chronorun.lifecycle.decisions import LifecycleDecision
+from chronorun.lifecycle.moments import child_moments, optimizer_bytes
+from chronorun.lifecycle.ramps import Ramp
+from chronorun.lifecycle.receipts import ProbeLoss, Reading, receipt, take_reading
+from chronorun.lifecycle.registry import Registry
+from chronorun.lifecycle.states import ExpertState
+from chronorun.lifecycle.surgery import Edit, Newborn, Plane, Saved, Surgeon
+from chronorun.lifecycle.tap import InputTap
+from chronorun.lifecycle.trial import trial
+from chronorun.lifecycle.two_mode import two_modes
+from chronorun.model.population import LOGIT_OFFSET
+
+DRIFTED_BELOW = 0.9
+"""Cosine of a layer's mean inputs below which an archived router row points elsewhere."""
+
+
+@dataclass
+class Pending:
+    """A birth that waits for the next training forward."""
+
+    decision: LifecycleDecision
+    newborn: Newborn
+    ramp_steps: int
+
+
+@dataclass
+class Leaving:
+    """A dead expert that still gets a few tokens: it fades out before it is removed."""
+
+    decision: LifecycleDecision
+    saved: Saved
+    due_step: int
+
+
+class Population:
+    """Executes edits on the layers of one model. ``probe`` measures them where there is one."""
+
+    def __init__(
+        self,
+        surgeon: Surgeon,
+        tap: InputTap,
+        archive: Archive,
+        config: LifecycleConfig,
+        *,
+        seed: int = 0,
+        probe: ProbeLoss | None = None,
+    ) -> None:
+        self.surgeon = surgeon
+        self.tap = tap
+        self.archive = archive
+        self.config = config
+        self.seed = seed
+        self.probe = probe
+        self.pending: list[Pending] = []
+        self.leaving: list[Leaving] = []
+        self.ramps: dict[str, Ramp] = {}
+        self.bundles: dict[int, Bundle] = {}
+        self.seconds: dict[int, dict[str, float]] = {}
+
+    @property
+    def registry(self) -> Registry:
+        """All experts."""
+        return self.surgeon.registry
+
+    def hidden_axes(self, layer_id: int) -> Mapping[str, int]:
+        """Return the axes of the hidden units in a layer's expert weights, if it tells."""
+        tell = getattr(self.surgeon.layers[layer_id], "hidden_axes", None)
+        return tell() if tell is not None else {}
+
+    # ---- births -----------------------------------------------------------------------------
+
+    def stage(
+        self, c: Candidate, decision: LifecycleDecision, ramp_steps: int, starved_T: Any
+    ) -> None:
+        """Make the newborn of a decision; it waits outside the model."""
+        newborn = self._newborn(c, decision.step, starved_T)
+        if c.action is not Action.REVIVE:
+            self.registry.add(c.layer_id, decision.step, c.parent_id, c.reason)
+        length = 0 if newborn.plane is not None else ramp_steps
+        self.pending.append(Pending(decision, newborn, length))
+
+    def _newborn(self, c: Candidate, step: int, starved_T: Any) -> Newborn:
+        generator = births.seeded(self.seed, step, c.expert_id)
+        if c.action is Action.SPLIT:
+            assert c.parent_id is not None
+            parent = self.surgeon.read(c.parent_id)
+            saved, rewarm = births.clone_of(parent, self.config, generator)
+            plane = self._plane(c.layer_id, c.parent_id)
+            if plane is not None and not hasattr(self.surgeon.layers[c.layer_id], "set_twins"):
+                # No exclusivity: with its parent's very row a child would get all tokens or none.
+                saved.values.update(self._apart(parent, plane)[1])
+                plane = None
+            return Newborn(c.expert_id, saved, rewarm, plane)
+        layer_ids = self.registry.slots(c.layer_id)
+        population = [self.surgeon.read(name).values for name in layer_ids]
+        tokens = self.tap.tokens(c.layer_id, starved_T)
+        if c.action is Action.REVIVE:
+            archived = self.archive.get(c.expert_id)
+            saved, rewarm = births.revived(
+                archived.saved, population, tokens, self._drifted(c.layer_id, archived), self.config
+            )
+            return Newborn(c.expert_id, saved, rewarm)
+        cluster = [self.surgeon.read(name) for name in c.cluster or layer_ids[:1]]
+        axes = self.hidden_axes(c.layer_id)
+        saved, rewarm = births.spawned(cluster, population, tokens, axes, self.config, generator)
+        return Newborn(c.expert_id, saved, rewarm)
+
+    def _plane(self, layer_id: int, parent_id: str) -> Plane | None:
+        """Return the plane that parts a parent's tokens; None where none are known."""
+        inputs = self.tap.inputs(layer_id, [self.registry.slot_of(parent_id)])
+        if inputs is None or not len(inputs):
+            return None
+        modes = two_modes(inputs)
+        return Plane(modes.direction_D, modes.threshold)
+
+    def _drifted(self, layer_id: int, archived: Archived) -> bool:
+        now, then = self.tap.centroid(layer_id), archived.centroid_D
+        if now is None or then is None:
+            return False
+        cosine = torch.nn.functional.cosine_similarity(now, then.to(now), dim=0)
+        return float(cosine) < DRIFTED_BELOW
+
+    def integrate(self, step: int) -> list[LifecycleDecision]:
+        """Let the router see what waits; returns the finished decisions."""
+        waiting, self.pending = self.pending, []
+        return [self._integrate(one, step) for one in waiting]
+
+    def _integrate(self, one: Pending, step: int) -> LifecycleDecision:
+        decision, newborn = one.decision, one.newborn
+        action, parent_id = Action(decision.action), decision.parent_id
+        if one.ramp_steps and self.config.spawn_ramp_offset < 0.0:
+            base = float(newborn.saved.values[LOGIT_OFFSET])
+            ramp = Ramp(step, one.ramp_steps, base, self.config.spawn_ramp_offset)
+            self.ramps[newborn.expert_id] = ramp
+            values = dict(newborn.saved.values)
+            values[LOGIT_OFFSET] = torch.full_like(values[LOGIT_OFFSET], ramp.offset(step))
+            newborn = replace(newborn, saved=Saved(values, newborn.saved.moments))
+        saved: dict[str, Saved] = {}
+        write: dict[str, Saved] = {}
+        if action is Action.SPLIT and parent_id is not None:
+            saved[parent_id] = self.surgeon.read(parent_id)
+            if self.config.parent_moments is ParentMoments.zero:
+                blank = child_moments(saved[parent_id].moments, births.BLANK[0])
+                write[parent_id] = Saved(saved[parent_id].values, blank)
+        edit = Edit(
+            decision.layer_id,
+            step,
+            "revived" if action is Action.REVIVE else "integrated",
+            insert=[newborn],
+            write=write,
+            rewarm=list(write),
+            redraw_rows=self._redraw(step, newborn.expert_id),
+        )
+        bundle = Bundle(decision.seq, action, decision.layer_id, (newborn.expert_id,), (), saved)
+        concerned = [name for name in (parent_id, newborn.expert_id) if name is not None]
+        return self._perform(edit, decision, step, concerned, bundle)
+
+    def set_ramps(self, step: int) -> None:
+        """Set the logit offsets of experts that are still settling in, or fading out."""
+        for expert_id, ramp in list(self.ramps.items()):
+            self._set_offset(expert_id, ramp.offset(step))
+            if ramp.is_over(step):
+                del self.ramps[expert_id]
+
+    def _set_offset(self, expert_id: str, offset: float) -> None:
+        layer = self.surgeon.layers[self.registry[expert_id].layer_id]
+        layer.slot_tensors()[LOGIT_OFFSET].data[self.registry.slot_of(expert_id)] = offset
+
+    # ---- what is done at the checkpoint itself ----------------------------------------------
+
+    def prune(
+        self, c: Candidate, decision: LifecycleDecision, ramp_steps: int = 0
+    ) -> LifecycleDecision:
+        """Remove a dead expert; it goes to the archive.
+
+        One that no training token chose in the window may still be chosen by tokens of the probe.
+        It fades out over ``ramp_steps`` first; the decision returned is not integrated yet.
+        """
+        expert_id, step = c.expert_id, decision.step
+        saved = self._archive(expert_id, step)
+        self.registry.transition(expert_id, ExpertState.pending_prune, step, "confirmed dead")
+        before = self._reading(c.layer_id, step)
+        chosen = before is not None and before.shares().get(expert_id, 0.0) > 0.0
+        depth = self.config.spawn_ramp_offset
+        if not chosen or not ramp_steps or depth == 0.0:
+            return self._remove(decision, saved, step, before)
+        base = float(saved.values[LOGIT_OFFSET])
+        self.ramps[expert_id] = Ramp(step, ramp_steps, base + depth, -depth)
+        self.leaving.append(Leaving(decision, saved, step + ramp_steps))
+        return decision
+
+    def remove_faded(self, step: int) -> list[LifecycleDecision]:
+        """Remove the experts that have faded out; returns the finished decisions."""
+        due = [one for one in self.leaving if step >= one.due_step]
+        self.leaving = [one for one in self.leaving if step < one.due_step]
+        return [self._remove(one.decision, one.saved, step, None) for one in due]
+
+    def _remove(
+        self, decision: LifecycleDecision, saved: Saved, step: int, before: Reading | None
+    ) -> LifecycleDecision:
+        layer_id, expert_id = decision.layer_id, decision.expert_id
+        edit = Edit(
+            layer_id,
+            step,
+            decision.reason,
+            remove={expert_id: None},
+            redraw_rows=self._redraw(step, expert_id),
+        )
+        bundle = Bundle(decision.seq, Action.PRUNE, layer_id, (), (expert_id,), {expert_id: saved})
+        return self._perform(edit, decision, step, [expert_id], bundle, before)
+
+    def merge(self, c: Candidate, decision: LifecycleDecision) -> LifecycleDecision:
+        """Average two experts into the older one."""
+        assert c.partner_id is not None
+        survivor, absorbed = (
+            self.surgeon.read(c.expert_id),
+            self._archive(c.partner_id, decision.step),
+        )
+        share, partner_share = (c.metrics[key] for key in ("share", "partner_share"))
+        assert isinstance(share, float)
+        assert isinstance(partner_share, float)
+        made = births.merged(
+            survivor, absorbed, (share, partner_share), self.hidden_axes(c.layer_id), self.config
+        )
+        before = self._reading(c.layer_id, decision.step)
+        routing = None if before is None else before.routing
+        if routing is None:
+            routing = self.tap.routing.get(c.layer_id)
+        slots = self.registry.slot_of(c.expert_id), self.registry.slot_of(c.partner_id)
+        offset = births.merged_offset(made.values, routing, slots, self.config.merge_logit_offset)
+        made.values[LOGIT_OFFSET] = torch.full_like(made.values[LOGIT_OFFSET], offset)
+        edit = self._edit(
+            c,
+            decision.step,
+            remove={c.partner_id: c.expert_id},
+            write={c.expert_id: made},
+        )
+        bundle = Bundle(
+            decision.seq,
+            c.action,
+            c.layer_id,
+            (),
+            (c.partner_id,),
+            {c.expert_id: survivor, c.partner_id: absorbed},
+        )
+        concerned = [c.expert_id, c.partner_id]
+        done = self._perform(edit, decision, decision.step, concerned, bundle, before)
+        record, gone = self.registry[c.expert_id], self.registry[c.partner_id]
+        record.basin = record.basin.merged_with(gone.basin)
+        self.registry.transition(
+            c.expert_id, ExpertState.cooling, decision.step, f"absorbed {c.partner_id}"
+        )
+        return done
+
+    def roll_back(self, c: Candidate, decision: LifecycleDecision) -> LifecycleDecision:
+        """Undo an edit: the experts it touched are again what they were, bit for bit."""
+        assert c.undoes is not None
+        bundle = self.bundles.pop(c.undoes)
+        for expert_id in bundle.born:
+            self._archive(expert_id, decision.step)
+            self.registry.transition(
+                expert_id, ExpertState.pending_prune, decision.step, "rolled back"
+            )
+        stays = {i: s for i, s in bundle.saved.items() if i not in bundle.gone}
+        edit = Edit(
+            c.layer_id,
+            decision.step,
+            f"rollback of {bundle.action} {bundle.seq}",
+            remove=dict.fromkeys(bundle.born),
+            insert=[Newborn(i, bundle.saved[i]) for i in bundle.gone],
+            write=stays,
+        )
+        concerned = list(dict.fromkeys((*bundle.born, *bundle.saved)))
+        return self._perform(edit, decision, decision.step, concerned, None)
+
+    def keep_bundles(self, seqs: Collection[int]) -> None:
+        """Drop what edits saved, but for those that are still to be judged."""
+        self.bundles = {seq: bundle for seq, bundle in self.bundles.items() if seq in seqs}
+
+    # ---- release of twins -------------------------------------------------------------------
+
+    def release_due(self, step: int, checkpoint_of: Mapping[str, int]) -> list[dict[str, Any]]:
+        """Let the twins compete that may; returns a record with a receipt for each.
+
+        ``checkpoint_of`` tells for how many checkpoints each expert has been in its state.
+        """
+        records = []
+        for child, parent in list(self.registry.twins.items()):
+            age = checkpoint_of[child]
+            if age < self.config.cooling_period:
+                continue
+            record = self._try_release(step, parent, child)
+            late = age >= self.config.split_release_limit
+            shock = record["receipt"].get("probe_shock")
+            wait = self.config.split_release is SplitRelease.shock and not late
+            if wait and shock is not None and shock > self.config.split_release_shock:
+                continue
+            self._release(step, parent, child)
+            records.append(record)
+        return records
+
+    def _released(self, parent: str, child: str) -> dict[str, dict[str, torch.Tensor]]:
+        rows = self._apart(self.surgeon.read(parent), self.surgeon.planes[child])
+        return dict(zip((parent, child), rows, strict=True))
+
+    def _apart(
+        self, parent: Saved, plane: Plane
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Return what parts a parent and its child in the router: (parent's, child's)."""
+        return births.released(
+            parent.values, plane.direction_D, plane.threshold, self.config.split_router_delta
+        )
+
+    def _try_release(self, step: int, parent: str, child: str) -> dict[str, Any]:
+        layer_id = self.registry[child].layer_id
+        slots, layer = self.registry.slots(layer_id), self.surgeon.layers[layer_id]
+        before = self._reading(layer_id, step)
+        felt: dict[str, Any] = {}
+        if before is not None:
+            rest = [t for t in self.surgeon.twins(layer_id) if slots[t.child] != child]
+            write = {slots.index(i): v for i, v in self._released(parent, child).items()}
+            with trial(
+                layer,
+                range(len(slots)),
+                write=write,
+                pairs=rest,
+                pairs_after=self.surgeon.twins(layer_id),
+            ):
+                after = self._reading(layer_id, step)
+            assert after is not None
+            felt = receipt(before, after, [parent, child])
+        return {
+            "step": step,
+            "layer_id": layer_id,
+            "expert_id": child,
+            "parent_id": parent,
+            "event": "released",
+            "receipt": felt,
+        }
+
+    def _release(self, step: int, parent: str, child: str) -> None:
+        layer_id = self.registry[child].layer_id
+        for expert_id, values in self._released(parent, child).items():
+            self.surgeon.write(expert_id, values)
+        self.surgeon.apply(Edit(layer_id, step, "released", unpair=[child]))
+
+    # ---- shared -----------------------------------------------------------------------------
+
+    def _edit(self, c: Candidate, step: int, **what: Any) -> Edit:
+        return Edit(c.layer_id, step, c.reason, redraw_rows=self._redraw(step, c.expert_id), **what)
+
+    def _redraw(self, step: int, expert_id: str) -> torch.Generator | None:
+        if self.config.router_change is RouterChange.patch:
+            return None
+        return births.seeded(self.seed, step, f"rows of {expert_id}")
+
+    def _archive(self, expert_id: str, step: int) -> Saved:
+        saved = self.surgeon.read(expert_id)
+        centroid = self.tap.centroid(self.registry[expert_id].layer_id)
+        self.archive.put(expert_id, step, Archived(saved, centroid))
+        return saved
+
+    def _reading(self, layer_id: int, step: int) -> Reading | None:
+        if self.probe is None:
+            return None
+        layer, slots = self.surgeon.layers[layer_id], self.registry.slots(layer_id)
+        return take_reading(self.probe, step, layer, slots)
+
+    def _perform(
+        self,
+        edit: Edit,
+        decision: LifecycleDecision,
+        step: int,
+        concerned: Sequence[str],
+        bundle: Bundle | None,
+        before: Reading | None = None,
+    ) -> LifecycleDecision:
+        layer_id, started = edit.layer_id, time.perf_counter()
+        if before is None:
+            before = self._reading(layer_id, decision.step)
+        experts, sizes = self.registry.slots(layer_id), self._bytes(layer_id)
+        probed = time.perf_counter()
+        self.surgeon.apply(edit)
+        edited = time.perf_counter()
+        self.tap.resize(layer_id, self.surgeon.layers[layer_id].num_experts)
+        for expert_id in edit.remove:
+            self.ramps.pop(expert_id, None)
+        for newborn in edit.insert:
+            self.archive.drop(newborn.expert_id)
+        if bundle is not None:
+            self.bundles[bundle.seq] = bundle
+        after = self._reading(layer_id, decision.step)
+        felt: dict[str, Any] = {}
+        if before is not None and after is not None:
+            felt = receipt(before, after, concerned)
+        felt |= {name: [sizes[name], size] for name, size in self._bytes(layer_id).items()}
+        self.seconds[decision.seq] = {
+            "edit_seconds": edited - probed,
+            "probe_seconds": probed - started + time.perf_counter() - edited,
+        }
+        return replace(
+            decision,
+            integrated_step=step,
+            experts_before=experts,
+            experts_after=self.registry.slots(layer_id),
+            receipt=felt,
+        )
+
+    def _bytes(self, layer_id: int) -> dict[str, int]:
+        tensors = self.surgeon.layers[layer_id].slot_tensors().values()
+        return {
+            "layer_bytes": sum(t.numel() * t.element_size() for t in tensors),
+            "optimizer_bytes": optimizer_bytes(self.surgeon.optimizer),
+        }
+
+    # ---- state ------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nested plain data with tensors; the registry's is apart."""
+        return {
+            "pending": [_pack_pending(one) for one in self.pending],
+            "leaving": [
+                {
+                    "decision": one.decision.to_dict(),
+                    "saved": flatten_saved(one.saved),
+                    "due_step": one.due_step,
+                }
+                for one in self.leaving
+            ],
+            "ramps": {name: ramp.state_dict() for name, ramp in self.ramps.items()},
+            "planes": {name: dict(vars(p)) for name, p in self.surgeon.planes.items()},
+            "bundles": {str(seq): bundle.state_dict() for seq, bundle in self.bundles.items()},
+            "archive": self.archive.state_dict(),
+            "guard": self.surgeon.guard.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore it; registry and model must already be those of the state."""
+        self.pending = [_unpack_pending(saved) for saved in state["pending"]]
+        self.leaving = [
+            Leaving(
+                LifecycleDecision.from_dict(saved["decision"]),
+                nest_saved(saved["saved"]),
+                saved["due_step"],
+            )
+            for saved in state["leaving"]
+        ]
+        self.ramps = {name: Ramp.from_state_dict(r) for name, r in state["ramps"].items()}
+        self.surgeon.planes = {name: Plane(**plane) for name, plane in state["planes"].items()}
+        self.bundles = {
+            int(seq): Bundle.from_state_dict(saved) for seq, saved in state["bundles"].items()
+        }
+        self.archive.load_state_dict(state["archive"])
+        self.surgeon.guard.load_state_dict(state["guard"])
+        for layer_id in self.registry.layers():
+            self.surgeon.apply(Edit(layer_id, 0, "restored"))
+
+
+def _pack_pending(one: Pending) -> dict[str, Any]:
+    newborn = one.newborn
+    return {
+        "decision": one.decision.to_dict(),
+        "expert_id": newborn.expert_id,
+        "saved": flatten_saved(newborn.saved),
+        "rewarm": newborn.rewarm,
+        "plane": None if newborn.plane is None else dict(vars(newborn.plane)),
+        "ramp_steps": one.ramp_steps,
+    }
+
+
+def _unpack_pending(saved: Mapping[str, Any]) -> Pending:
+    plane = None if saved["plane"] is None else Plane(**saved["plane"])
+    newborn = Newborn(saved["expert_id"], nest_saved(saved["saved"]), saved["rewarm"], plane)
+    return Pending(LifecycleDecision.from_dict(saved["decision"]), newborn, saved["ramp_steps"])

@@ -84,7 +84,15 @@ def _population(summary: Mapping[str, Any], start: Mapping[str, int]) -> str | N
 def _lifecycle(summary: Mapping[str, Any]) -> str | None:
     counts = _mapping(summary, "lifecycle")
     done = [f"{action} {count}" for action, count in counts.items() if count]
-    return ("  ".join(done) or "no structural change") if counts else None
+    if not counts:
+        return None
+    looked = _mapping(summary, "lifecycle_evaluations")
+    if not looked:
+        return "  ".join(done) or "no structural change"
+    if looked.get("dry_run"):
+        done = [f"dry run, {looked.get('proposed', 0)} edits proposed"]
+    checkpoints = _number(looked.get("checkpoints"), ",d", " checkpoints")
+    return f"{'  '.join(done) or 'no structural change called for'} in {checkpoints}"
 
 
 def _domains(summary: Mapping[str, Any]) -> str | None:

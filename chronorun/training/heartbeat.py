@@ -16,7 +16,9 @@ from torch import Tensor
 from chronorun.config.run import RunConfig
 from chronorun.errors import UserError
 from chronorun.governance import ChronoLens, ControlDecision, Controller, save_priors
-from chronorun.model import GPT, MoELayer
+from chronorun.lifecycle import Action, LifecycleCoordinator, LifecycleDecision
+from chronorun.lifecycle.receipts import ProbeLoss
+from chronorun.model import GPT, MoELayer, Routing
 from chronorun.telemetry import (
     AlertHistory,
     RoutingRecorder,
@@ -34,13 +36,21 @@ class Beat:
     alerts: list[str] = field(default_factory=list)
     snapshot: SystemSnapshot | None = None
     decisions: list[ControlDecision] = field(default_factory=list)
+    actions: list[LifecycleDecision] = field(default_factory=list)
 
 
 class Heartbeat:
     """Owns what watches and steers the routing of one run, and its state in checkpoints."""
 
     def __init__(
-        self, config: RunConfig, model: GPT, logs: RunLogs, device: torch.device, vocab_size: int
+        self,
+        config: RunConfig,
+        model: GPT,
+        logs: RunLogs,
+        device: torch.device,
+        vocab_size: int,
+        optimizer: torch.optim.Optimizer | None = None,
+        probe: ProbeLoss | None = None,
     ) -> None:
         if config.governance.enabled and not config.telemetry.enabled:
             raise UserError(
@@ -48,6 +58,7 @@ class Heartbeat:
                 "it; add governance=off or drop telemetry=off"
             )
         self.config = config
+        self.probe = probe
         self.layers = model.moe_layers()
         self.logs = logs
         self.alert_history = AlertHistory()
@@ -56,6 +67,9 @@ class Heartbeat:
         self.lenses: dict[int, ChronoLens] = {}
         if config.governance.enabled:
             self._govern(device)
+        self.lifecycle: LifecycleCoordinator | None = None
+        if config.lifecycle.enabled:
+            self._manage(model, optimizer)
 
     def _recorder(self, device: torch.device, vocab_size: int) -> RoutingRecorder:
         recorder = RoutingRecorder(
@@ -84,14 +98,55 @@ class Heartbeat:
         if governance.priors_from:
             self.controller.load_priors(governance.priors_from)
 
+    def _manage(self, model: GPT, optimizer: torch.optim.Optimizer | None) -> None:
+        if self.recorder is None:
+            raise UserError(
+                "configuration: telemetry.enabled=False, expected True while the lifecycle acts on "
+                "it; add lifecycle=off or drop telemetry=off"
+            )
+        config = self.config
+        self.lifecycle = LifecycleCoordinator(
+            self.controller,
+            model,
+            config.lifecycle,
+            optimizer=optimizer,
+            recorder=self.recorder,
+            lenses=self.lenses,
+            probe=self.probe,
+            logs=self.logs.lifecycle,
+            archive_dir=self.logs.run_dir / "archive",
+            run_id=config.run_id,
+            seed=config.seed,
+            warmup_steps=config.lifecycle.warmup(config.optimizer.warmup_steps),
+            max_top_k=config.model.top_k,
+        )
+        for layer in self.layers:
+            layer.observer = partial(_observe_both, self.recorder, self.lifecycle)
+            layer.gate_observer = self.lifecycle.observe_gates
+
+    def begin_step(self, step: int) -> list[LifecycleDecision]:
+        """Let newborn experts in before the forward of a step; returns what was carried out."""
+        return [] if self.lifecycle is None else self.lifecycle.begin_step(step)
+
     def beat(self, step: int, train_loss: float, val_loss: float) -> Beat:
         """Close the window at ``step`` and let the controller answer it."""
         if self.recorder is None:
             return Beat()
         window = self.recorder.flush()
         run_id = self.config.run_id
+        ids = None
+        if self.lifecycle is not None:
+            registry = self.lifecycle.registry
+            ids = [registry.slots(layer_id) for layer_id in registry.layers()]
         snapshot = SystemSnapshot.from_window(
-            window, step, train_loss, val_loss, run_id, "gpt-moe", self.alert_history
+            window,
+            step,
+            train_loss,
+            val_loss,
+            run_id,
+            "gpt-moe",
+            self.alert_history,
+            expert_ids=ids,
         )
         if self.config.telemetry.write_events:
             for event in window.routing_events(run_id):
@@ -101,7 +156,13 @@ class Heartbeat:
         if self.controller is not None:
             decisions = self.controller.update(snapshot, self.lenses)
         metrics = _routing_metrics(snapshot, window) | _control_metrics(decisions)
-        return Beat(metrics, list(snapshot.alerts), snapshot, decisions)
+        alerts, actions = list(snapshot.alerts), []
+        if self.lifecycle is not None:
+            actions = self.lifecycle.evaluate(snapshot, decisions)
+            alerts += self.lifecycle.alerts
+            counts = self.lifecycle.counts
+            metrics |= {f"lifecycle/{a.lower()}": float(counts[a]) for a in Action}
+        return Beat(metrics, alerts, snapshot, decisions, actions)
 
     def finish(self, run_dir: Path) -> None:
         """Save what this run taught about its layers, for ``governance.priors_from``."""
@@ -119,6 +180,7 @@ class Heartbeat:
             "recorder": self.recorder.state_dict() if self.recorder else None,
             "controller": self.controller.state_dict() if self.controller else None,
             "lenses": {str(key): lens.state() for key, lens in self.lenses.items()},
+            "lifecycle": self.lifecycle.state_dict() if self.lifecycle else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,6 +193,15 @@ class Heartbeat:
         for key, saved in state["lenses"].items():
             if int(key) in self.lenses:
                 self.lenses[int(key)].load_state(saved)
+        if self.lifecycle is not None and state["lifecycle"] is not None:
+            self.lifecycle.load_state_dict(state["lifecycle"])
+
+
+def _observe_both(
+    recorder: RoutingRecorder, lifecycle: LifecycleCoordinator, layer_id: int, routing: Routing
+) -> None:
+    recorder.observe(layer_id, routing)
+    lifecycle.observe(layer_id, routing)
 
 
 def attach_lens(layer: MoELayer, rank: int, device: torch.device) -> ChronoLens:

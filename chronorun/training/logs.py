@@ -9,6 +9,8 @@ from typing import Any
 
 from chronorun.core.files import fsync_dir, sha256_file
 from chronorun.core.jsonl import JsonlWriter, LogState, orphan_bytes
+from chronorun.lifecycle.logs import NAMES as LIFECYCLE_LOGS
+from chronorun.lifecycle.logs import LifecycleLogs
 
 NAMES = (
     "metrics",
@@ -16,6 +18,7 @@ NAMES = (
     "snapshots",
     "control_decisions",
     "scenario_events",
+    *LIFECYCLE_LOGS,
     "timings",
 )
 AT_ONCE = ("metrics", "timings")
@@ -96,6 +99,13 @@ class RunLogs:
         self.control_decisions = self._logs["control_decisions"]
         self.scenario_events = self._logs["scenario_events"]
         self.timings = self._logs["timings"]
+        self.lifecycle = LifecycleLogs(
+            decisions=self._logs["lifecycle_decisions"],
+            evaluations=self._logs["lifecycle_evaluations"],
+            transitions=self._logs["expert_transitions"],
+            basins=self._logs["basins"],
+            timings=self.timings,
+        )
 
     def state(self) -> dict[str, dict[str, Any] | None]:
         """Return what a checkpoint must know to cut the logs back to this moment."""

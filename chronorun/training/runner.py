@@ -23,6 +23,7 @@ from chronorun.training.checkpoint import (
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.logs import RunLogs
 from chronorun.training.optimizer import build_optimizer
+from chronorun.training.probe import Probe
 from chronorun.training.run_folder import finish_run_folder, open_run_folder
 from chronorun.training.scenarios import build_scenario
 from chronorun.training.signals import StopRequest
@@ -61,6 +62,7 @@ def run_training(
             trainer.heartbeat.finish(run_dir)
             trainer.scenario.finish(run_dir)
             summary = trainer.summary(status, _baseline(corpus) | {"run_dir": str(run_dir)})
+            trainer.show_decisions()
         logs.close()
         finish_run_folder(run_dir, summary, logs)
         trackers.finish(summary)
@@ -119,8 +121,13 @@ def _build(
         generator=torch.Generator().manual_seed(config.seed),
     ).to(device)
     optimizer = build_optimizer(model, config.optimizer)
-    heartbeat = Heartbeat(config, model, logs, device, corpus.vocab_size)
-    scenario = build_scenario(config, model, corpus)
+    probe = Probe(config, model, corpus.split("probe"), device)
+    heartbeat = Heartbeat(config, model, logs, device, corpus.vocab_size, optimizer, probe)
+    scenario = build_scenario(config, model, corpus, heartbeat, optimizer)
+    probe.domain_weights = scenario.domain_weights
+    if heartbeat.lifecycle is not None:
+        # A scenario may use another top-k than the model starts with: the floor must hold for all.
+        heartbeat.lifecycle.expect_top_k(max(layer.top_k for layer in model.moe_layers()))
     trainer = Trainer(
         config, corpus, model, optimizer, heartbeat, scenario, logs, trackers, run_dir, device
     )

@@ -30,6 +30,7 @@ from chronorun.training.checkpoint import (
 )
 from chronorun.training.evaluate import evaluate
 from chronorun.training.heartbeat import Heartbeat
+from chronorun.training.lifecycle_report import COLUMNS, decision_rows, describe, lifecycle_summary
 from chronorun.training.logs import RunLogs
 from chronorun.training.packing import pack, unpack
 from chronorun.training.scenarios import Scenario
@@ -68,6 +69,7 @@ class Trainer:
         self.best: dict[str, float] | None = None
         self.last: dict[str, float] = {}
         self.alerts_total = 0
+        self._alerting: set[str] = set()
         self.train_seconds = 0.0
         self.wall_before = 0.0
         self.started = time.perf_counter()
@@ -111,6 +113,8 @@ class Trainer:
     def _train_step(self) -> StepResult:
         for record in self.scenario.before_step(self.step):
             self._log_scenario(record)
+        for decision in self.heartbeat.begin_step(self.step):
+            self.tracker.notice(describe(decision))
         recorder = self.heartbeat.recorder
         ignore = (lambda tokens: None) if recorder is None else recorder.begin_step
         result = self.stepper.take(self.step, ignore, self.scenario.domain_weights(self.step))
@@ -154,12 +158,23 @@ class Trainer:
         if beat.snapshot is not None:
             for record in self.scenario.after_checkpoint(self.step, beat.snapshot, beat.decisions):
                 self._log_scenario(record)
-        for alert in beat.alerts:
-            self.alerts_total += 1
-            self.tracker.alert(self.step, alert)
+        for decision in beat.actions:
+            if decision.integrated_step is not None or decision.dry_run:
+                self.tracker.notice(describe(decision))
+        self._alert(beat.alerts)
         if self.step == self.config.training.max_steps:
             metrics |= self._final_losses()
         return metrics | beat.metrics
+
+    def _alert(self, alerts: list[str]) -> None:
+        """Show each alert when it begins; what goes on is counted, and stands in the snapshots."""
+        self.alerts_total += len(alerts)
+        # ``PRE_COLLAPSE: Layer 2: n_effective ...``: kind and layer, without the figures.
+        begun = {":".join(alert.split(":")[:2]): alert for alert in alerts}
+        for kind, alert in begun.items():
+            if kind not in self._alerting:
+                self.tracker.alert(self.step, alert)
+        self._alerting = set(begun)
 
     def _final_losses(self) -> dict[str, float]:
         n = self.config.training.final_eval_batches
@@ -222,6 +237,7 @@ class Trainer:
             "best": self.best,
             "last": self.last,
             "alerts_total": self.alerts_total,
+            "alerting": sorted(self._alerting),
             "train_seconds": self.train_seconds,
             "wall_seconds": self.wall_seconds,
             "threads": torch.get_num_threads(),
@@ -242,10 +258,17 @@ class Trainer:
         self.step = state["step"]
         self.best, self.last = state["best"], state["last"]
         self.alerts_total = state["alerts_total"]
+        self._alerting = set(state["alerting"])
         self.train_seconds, self.wall_before = state["train_seconds"], state["wall_seconds"]
         self.heartbeat.load_state_dict(state["heartbeat"])
         self.scenario.load_state_dict(state["scenario"])
         set_rng_state(state["rng"])
+
+    def show_decisions(self) -> None:
+        """Hand the table of structural decisions to the trackers."""
+        lifecycle = self.heartbeat.lifecycle
+        if lifecycle is not None:
+            self.tracker.table("lifecycle/decisions", COLUMNS, decision_rows(lifecycle))
 
     def summary(self, status: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         """Return what summary.json holds; ``extra`` adds what only the runner knows."""
@@ -268,9 +291,7 @@ class Trainer:
             "tokens_per_second": tokens / self.train_seconds if self.train_seconds else 0.0,
             "parameters": self.model.parameter_counts(),
             "population": {str(x.layer_id): x.num_experts for x in self.model.moe_layers()},
-            "lifecycle": dict.fromkeys(
-                ("SPAWN", "PRUNE", "SPLIT", "MERGE", "REVIVE", "ROLLBACK"), 0
-            ),
+            **lifecycle_summary(self.heartbeat.lifecycle),
             "alerts_total": self.alerts_total,
             "wall_seconds": self.wall_seconds,
             **extra,

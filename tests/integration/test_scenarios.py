@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import NANO, Chronorun
+from integration.test_train import assert_same_run
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -132,3 +133,96 @@ def test_priors_of_one_run_start_another(chronorun: Chronorun, tmp_path: Path) -
     done = chronorun("train", *NANO, "governance.priors_from=nowhere", "run_id=none")
     assert done.returncode == 2
     assert "priors: nowhere does not exist" in done.stderr
+
+
+def decisions(run: Path, action: str) -> list[dict[str, Any]]:
+    path = run / "lifecycle_decisions.jsonl"
+    return [row for row in records(path) if row["action"] == action] if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("kind", "lifecycle", "stop"),
+    [
+        ("planted_redundancy", "off", 17),
+        ("planted_redundancy", "aggressive", 34),
+        ("planted_two_mode", "off", 34),
+        ("planted_two_mode", "aggressive", 17),
+    ],
+)
+def test_a_plant_survives_a_resume_bit_equal(
+    chronorun: Chronorun, tmp_path: Path, kind: str, lifecycle: str, stop: int
+) -> None:
+    options = (f"scenario={kind}", "scenario.start_step=20", f"lifecycle={lifecycle}")
+    if lifecycle != "off":
+        options = (*options, "lifecycle.lifecycle_warmup_steps=0")
+    keep = (f"training.checkpoint_interval={stop}", "training.keep_last=9")
+    for name, more in (("whole", ()), ("cut", keep)):
+        done = chronorun("train", *NANO, *options, *more, f"run_id={name}")
+        assert done.returncode == 0, done.stderr
+    whole, cut = tmp_path / "outputs" / "whole", tmp_path / "outputs" / "cut"
+    for checkpoint in sorted((cut / "checkpoints").iterdir()):
+        if checkpoint.name != f"step_{stop:08d}":
+            checkpoint.rename(tmp_path / f"away-{checkpoint.name}")
+    done = chronorun("train", f"resume={cut}")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(whole, cut)
+    assert records(whole / "scenario_events.jsonl") == records(cut / "scenario_events.jsonl")
+    assert events(cut) == [(20, "planted")]
+    if lifecycle == "off":
+        population = json.loads((cut / "summary.json").read_text(encoding="utf-8"))["population"]
+        assert population == {"0": 8 - (kind == "planted_two_mode"), "1": 8}
+
+
+def test_a_two_mode_plant_off_the_windows_is_refused(chronorun: Chronorun) -> None:
+    done = chronorun("train", *NANO, "scenario=planted_two_mode", "scenario.start_step=25")
+    assert done.returncode == 2
+    assert "choose 20 or 30" in done.stderr
+
+
+def test_a_bad_edit_without_a_lifecycle_is_refused(chronorun: Chronorun) -> None:
+    done = chronorun("train", *NANO, "scenario=bad_edit", "scenario.start_step=5")
+    assert done.returncode == 2
+    assert "lifecycle.enabled=False, expected True for scenario=bad_edit" in done.stderr
+
+
+LIVING = ("data=synthetic", "model=nano", "training.threads=1", "tracking=no_wandb", "run_id=s")
+
+
+@pytest.mark.slow
+def test_a_lifecycle_merges_the_planted_twins(chronorun: Chronorun, tmp_path: Path) -> None:
+    actions = ("lifecycle/spawn=off", "lifecycle/split=off", "lifecycle/prune=off")
+    what = ("scenario=planted_redundancy", "lifecycle=aggressive", *actions)
+    done = chronorun("train", *LIVING, *what, "training.max_steps=500")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "outputs" / "s"
+    assert events(run) == [(320, "planted")]
+    merges = decisions(run, "MERGE")
+    assert [(row["expert_id"], row["partner_id"]) for row in merges] == [("L0_E0", "L0_E1")]
+
+
+@pytest.mark.slow
+def test_a_lifecycle_splits_the_planted_expert_of_two_modes(
+    chronorun: Chronorun, tmp_path: Path
+) -> None:
+    actions = ("lifecycle/spawn=off", "lifecycle/merge=off", "lifecycle/prune=off")
+    what = ("scenario=planted_two_mode", "lifecycle=aggressive", *actions)
+    # Only what comes after the plant: in a young model splits come by themselves. Training takes
+    # some of the load away at once, how much depends on the two that were merged.
+    limits = ("lifecycle.lifecycle_warmup_steps=330", "lifecycle.split_share_ratio=1.2")
+    done = chronorun("train", *LIVING, *what, *limits, "training.max_steps=500")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "outputs" / "s"
+    assert events(run) == [(320, "planted")]
+    assert "L0_E0" in [row["parent_id"] for row in decisions(run, "SPLIT")]
+
+
+@pytest.mark.slow
+def test_a_lifecycle_takes_a_bad_edit_back(chronorun: Chronorun, tmp_path: Path) -> None:
+    what = ("scenario=bad_edit", "scenario.start_step=0", "lifecycle=aggressive")
+    done = chronorun("train", *LIVING, *what, "training.max_steps=360")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "outputs" / "s"
+    start, end = records(run / "scenario_events.jsonl")
+    rollbacks = decisions(run, "ROLLBACK")
+    assert (end["event"], end["reason"], end["seq"]) == ("end", "gone", start["seq"])
+    assert (rollbacks[0]["undoes"], rollbacks[0]["step"]) == (start["seq"], end["step"])

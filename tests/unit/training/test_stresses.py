@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,7 +22,12 @@ from chronorun.config.scenario import ScenarioConfig, ScenarioKind, Severity
 from chronorun.data import TokenizedCorpus
 from chronorun.errors import UserError
 from chronorun.governance import ControlDecision
-from chronorun.model import GPT
+from chronorun.lifecycle import LifecycleDecision
+from chronorun.lifecycle.registry import Registry
+from chronorun.lifecycle.surgery import Edit, Surgeon
+from chronorun.lifecycle.trial import trial
+from chronorun.lifecycle.update_guard import UpdateGuard
+from chronorun.model import GPT, MoELayer
 from chronorun.telemetry import LayerSnapshot, SystemSnapshot
 from chronorun.training.scenarios import Scenario, build_scenario, force_routing
 
@@ -31,7 +39,9 @@ def make_model() -> GPT:
     return GPT(config, RouterConfig(), VOCAB, generator=torch.Generator().manual_seed(0))
 
 
-def make_scenario(model: GPT, kind: str, seed: int = 0, **options: Any) -> Scenario:
+def make_scenario(
+    model: GPT, kind: str, seed: int = 0, heartbeat: Any = None, **options: Any
+) -> Scenario:
     options = {"start_step": START, "duration": END - START} | options
     run = RunConfig(
         seed=seed,
@@ -39,7 +49,9 @@ def make_scenario(model: GPT, kind: str, seed: int = 0, **options: Any) -> Scena
         model=model_config(model),
         scenario=ScenarioConfig(kind=ScenarioKind(kind), **options),
     )
-    return build_scenario(run, model, corpus_of("prose", "code"))
+    if kind == "bad_edit":
+        run.lifecycle.enabled = True
+    return build_scenario(run, model, corpus_of("prose", "code"), heartbeat)
 
 
 def model_config(model: GPT) -> ModelConfig:
@@ -109,7 +121,8 @@ def test_a_scenario_draws_no_global_random_number(kind: str) -> None:
 def test_start_and_end_are_said_once_with_what_and_where() -> None:
     scenario = make_scenario(make_model(), "dead_expert", expert=2, layer=1)
     records = [record for step in range(20) for record in scenario.before_step(step)]
-    what = {"scenario": "dead_expert", "layers": [1], "expert": 2, "logit_offset": -20.0}
+    what = {"scenario": "dead_expert", "layers": [1], "expert": 2, "expert_id": "L1_E2"}
+    what |= {"logit_offset": -20.0}
     assert records == [
         {"step": START, "event": "start", **what},
         {"step": END, "event": "end", **what},
@@ -118,8 +131,171 @@ def test_start_and_end_are_said_once_with_what_and_where() -> None:
 
 def test_layer_minus_one_means_every_layer() -> None:
     model = make_model()
-    make_scenario(model, "dead_expert", layer=-1).before_step(START)
-    assert [layer.router.logit_offset[0].item() for layer in model.moe_layers()] == [-20, -20]
+    records = make_scenario(model, "dead_expert", layer=-1).before_step(START)
+    assert [(r["layers"], r["expert_id"]) for r in records] == [([0], "L0_E0"), ([1], "L1_E0")]
+    for layer in model.moe_layers():
+        assert layer.route(torch.randn(500, 16))[0].tokens_per_expert_E[0] == 0
+
+
+def test_a_dead_expert_leaves_no_trace_in_the_model() -> None:
+    model = make_model()
+    before = copy.deepcopy(model.state_dict())
+    scenario = make_scenario(model, "dead_expert")
+    for step in (START, END):
+        scenario.before_step(step)
+        after = model.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(layer.routing_override is None for layer in model.moe_layers())
+
+
+def test_a_dead_expert_is_held_down_as_by_an_offset_of_the_router() -> None:
+    """Bit for bit, in the loss and in every gradient."""
+    figures = []
+    for by_offset in (True, False):
+        model = make_model()
+        if by_offset:
+            model.moe_layers()[0].router.logit_offset[2] -= 20.0
+        else:
+            make_scenario(model, "dead_expert", expert=2).before_step(START)
+        out = model(batch(), batch())
+        assert out.loss is not None
+        (out.loss + 0.01 * out.load_balancing_loss + 0.001 * out.router_z_loss).backward()
+        figures.append([out.loss, *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*figures, strict=True))
+
+
+def managed(model: GPT) -> tuple[SimpleNamespace, Surgeon]:
+    """Return a heartbeat with as much of a lifecycle as stresses ask for, and its surgeon."""
+    layers = model.moe_layers()
+    registry = Registry([layer.num_experts for layer in layers])
+    guard = UpdateGuard(dict(enumerate(layers)), registry.slot_of, 0)
+    lifecycle = SimpleNamespace(registry=registry, decisions=[])
+    return SimpleNamespace(lifecycle=lifecycle), Surgeon(layers, registry, guard)
+
+
+def hit_slots(layer: MoELayer) -> list[int]:
+    """Return the slots whose outputs the layer's hook changes."""
+    if layer.output_hook is None:
+        return []
+    y_ND, slot_N = torch.ones(layer.num_experts, 16), torch.arange(layer.num_experts)
+    return (layer.output_hook(y_ND, slot_N) != y_ND).any(dim=1).nonzero().flatten().tolist()
+
+
+def silent_slots(layer: MoELayer) -> list[int]:
+    """Return the slots that get no token."""
+    x_TD = torch.randn(500, 16, generator=torch.Generator().manual_seed(5))
+    return (layer.route(x_TD)[0].tokens_per_expert_E == 0).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "struck"), [("dead_expert", silent_slots), ("corrupted_expert", hit_slots)]
+)
+def test_a_stress_follows_its_expert_from_slot_to_slot(
+    kind: str, struck: Callable[[MoELayer], list[int]]
+) -> None:
+    model = make_model()
+    heartbeat, surgeon = managed(model)
+    make_scenario(model, kind, heartbeat=heartbeat, expert=2).before_step(START)
+    layer = model.moe_layers()[0]
+    assert struck(layer) == [2]
+    surgeon.apply(Edit(0, START, "test", remove={"L0_E1": None}))
+    assert struck(layer) == [1]
+    surgeon.apply(Edit(0, START, "test", remove={"L0_E2": None}))
+    assert struck(layer) == []
+
+
+@pytest.mark.parametrize(
+    ("keep", "want"), [([1, 2, 3], [1]), ([0, 1, 2], [2]), ([0, 1, 3], []), ([3, 2], [1])]
+)
+def test_a_stress_strikes_the_right_expert_when_the_probe_tries_without_another(
+    keep: list[int], want: list[int]
+) -> None:
+    model = make_model()
+    heartbeat, _ = managed(model)
+    make_scenario(model, "corrupted_expert", heartbeat=heartbeat, expert=2).before_step(START)
+    layer = model.moe_layers()[0]
+    assert hit_slots(layer) == [2]
+    with trial(layer, keep):
+        assert hit_slots(layer) == want
+    assert hit_slots(layer) == [2]
+
+
+def split_decision(step: int, layer_id: int, expert_id: str, **more: Any) -> LifecycleDecision:
+    return LifecycleDecision(
+        step, "r", "SPLIT", layer_id, expert_id, None, "overloaded", {}, {}, **more
+    )
+
+
+def test_a_bad_edit_spoils_the_first_split_from_its_start_on_until_it_is_gone() -> None:
+    model = make_model().eval()
+    heartbeat, surgeon = managed(model)
+    decisions = heartbeat.lifecycle.decisions
+    scenario = make_scenario(model, "bad_edit", heartbeat=heartbeat, layer=-1, noise=8.0)
+    decisions += [
+        split_decision(START - 2, 0, "L0_E0", integrated_step=START - 1, seq=3),
+        split_decision(START, 1, "L1_E3", seq=4),
+        LifecycleDecision(START, "r", "SPAWN", 0, "L0_E1", None, "", {}, {}, integrated_step=START),
+    ]
+    assert scenario.before_step(START) == []
+    decisions += [
+        split_decision(START, 1, "L1_E3", integrated_step=START, seq=4),
+        split_decision(START, 0, "L0_E2", integrated_step=START, seq=5),
+    ]
+    what = {"scenario": "bad_edit", "layers": [1], "expert_id": "L1_E3", "seq": 4}
+    first, second = model.moe_layers()
+    assert scenario.before_step(START + 1) == [
+        {"step": START + 1, "event": "start", **what, "noise": 8.0}
+    ]
+    assert (hit_slots(first), hit_slots(second)) == ([], [3])
+    second.train()
+    assert hit_slots(second) == []
+    second.eval()
+
+    saved = msgspec.json.decode(msgspec.json.encode(scenario.state_dict()))
+    again = make_scenario(model, "bad_edit", heartbeat=heartbeat, layer=-1, noise=8.0)
+    second.output_hook = None
+    again.load_state_dict(saved)
+    assert again.before_step(START + 2) == []
+    assert hit_slots(second) == [3]
+
+    surgeon.apply(Edit(1, START, "test", remove={"L1_E3": None}))
+    assert again.before_step(START + 3) == [
+        {"step": START + 3, "event": "end", **what, "reason": "gone"}
+    ]
+    assert second.output_hook is None
+    assert again.before_step(START + 4) == []
+
+
+def test_a_bad_edit_that_nobody_undoes_ends_by_itself() -> None:
+    model = make_model()
+    heartbeat, _ = managed(model)
+    heartbeat.lifecycle.decisions.append(split_decision(START, 0, "L0_E2", integrated_step=START))
+    scenario = make_scenario(model, "bad_edit", heartbeat=heartbeat)
+    records = [record for step in range(START, 30) for record in scenario.before_step(step)]
+    assert [(r["step"], r["event"]) for r in records] == [(START, "start"), (END, "end")]
+    assert records[1]["reason"] == "duration"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected", "next_step"),
+    [
+        ("enabled", False, True, "add lifecycle=aggressive"),
+        ("dry_run", True, False, "add lifecycle=aggressive"),
+        ("split_enabled", False, True, "add lifecycle/split=eager"),
+    ],
+)
+def test_a_bad_edit_needs_a_lifecycle_that_splits(
+    name: str, value: bool, expected: bool, next_step: str
+) -> None:
+    run = RunConfig(scenario=ScenarioConfig(kind=ScenarioKind.bad_edit))
+    run.lifecycle.enabled = True
+    setattr(run.lifecycle, name, value)
+    message = (
+        f"scenario: lifecycle.{name}={value}, expected {expected} for scenario=bad_edit, which "
+        f"waits for a split; {next_step}"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        build_scenario(run, make_model(), corpus_of())
 
 
 def test_a_dead_expert_is_chosen_by_no_token() -> None:

@@ -132,7 +132,7 @@ def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
     with Path(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                record = _decode(line)
+                record = decode_line(line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 if not line.endswith(b"\n"):
                     return
@@ -147,7 +147,8 @@ def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def _decode(line: bytes) -> Any:
+def decode_line(line: bytes) -> Any:
+    """Return what a line of JSON says. Raises msgspec.DecodeError (a ValueError)."""
     try:
         return msgspec.json.decode(line)
     except msgspec.DecodeError:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from conftest import NANO, Chronorun
 
-QUICK = (*NANO, "training.batch_size=16", "lifecycle.lifecycle_warmup_steps=60")
+BASE = (*NANO, "training.batch_size=16")
+QUICK = (*BASE, "lifecycle.lifecycle_warmup_steps=60")
 LOGS = (
     "metrics",
     "snapshots",
@@ -36,8 +37,14 @@ def records(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def train(chronorun: Chronorun, tmp_path: Path, run_id: str, *overrides: str) -> Path:
-    done = chronorun("train", *QUICK, *overrides, f"run_id={run_id}")
+def train(
+    chronorun: Chronorun,
+    tmp_path: Path,
+    run_id: str,
+    *overrides: str,
+    base: tuple[str, ...] = QUICK,
+) -> Path:
+    done = chronorun("train", *base, *overrides, f"run_id={run_id}")
     assert done.returncode == 0, done.stderr
     return tmp_path / "outputs" / run_id
 
@@ -154,12 +161,14 @@ def test_planted_twins_are_merged(chronorun: Chronorun, tmp_path: Path) -> None:
         chronorun,
         tmp_path,
         "twins",
+        "data=stdlib",
         "scenario=planted_redundancy",
-        "scenario.start_step=60",
         "lifecycle=aggressive",
-        "training.max_steps=200",
+        "training.eval_interval=20",
+        "training.max_steps=220",
+        base=BASE,
     )
-    check_books(run, 200)
+    check_books(run, 220)
     merges = of_kind(run, "MERGE")
     assert [(d["expert_id"], d["partner_id"]) for d in merges][:1] == [("L0_E0", "L0_E1")]
     assert merges[0]["metrics_at_decision"]["cosine"] > 0.95
@@ -181,8 +190,8 @@ def test_experts_of_a_domain_that_returns_are_revived(chronorun: Chronorun, tmp_
         "scenario.shift_back=true",
         "scenario.start_step=150",
         "scenario.duration=200",
-        "lifecycle.lifecycle_warmup_steps=200",
         "training.max_steps=450",
+        base=BASE,
     )
     check_books(run, 450)
     pruned = {d["expert_id"]: d["step"] for d in of_kind(run, "PRUNE")}
@@ -243,9 +252,8 @@ def test_a_dry_run_trains_as_if_there_were_none_and_says_what_it_would_do(
 
 def test_a_healthy_run_is_left_alone_and_says_so(chronorun: Chronorun, tmp_path: Path) -> None:
     done = chronorun(
-        "train", *NANO, "training.batch_size=16", "lifecycle=default", "training.max_steps=300",
-        "lifecycle.lifecycle_warmup_steps=100", "run_id=calm",
-    )  # fmt: skip
+        "train", *BASE, "data=stdlib", "lifecycle=default", "training.max_steps=300", "run_id=calm"
+    )
     assert done.returncode == 0, done.stderr
     assert actions(tmp_path / "outputs" / "calm") == []
     assert "no structural change called for in 30 checkpoints" in done.stdout

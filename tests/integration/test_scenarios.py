@@ -186,13 +186,15 @@ def test_a_bad_edit_without_a_lifecycle_is_refused(chronorun: Chronorun) -> None
 
 
 LIVING = ("data=synthetic", "model=nano", "training.threads=1", "tracking=no_wandb", "run_id=s")
+LATE = ("scenario.start_step=320", "training.max_steps=500")
+"""Where the learning rate is low: earlier, twins soon grow apart and load is balanced away."""
 
 
 @pytest.mark.slow
 def test_a_lifecycle_merges_the_planted_twins(chronorun: Chronorun, tmp_path: Path) -> None:
     actions = ("lifecycle/spawn=off", "lifecycle/split=off", "lifecycle/prune=off")
     what = ("scenario=planted_redundancy", "lifecycle=aggressive", *actions)
-    done = chronorun("train", *LIVING, *what, "training.max_steps=500")
+    done = chronorun("train", *LIVING, *what, *LATE)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "outputs" / "s"
     assert events(run) == [(320, "planted")]
@@ -209,7 +211,7 @@ def test_a_lifecycle_splits_the_planted_expert_of_two_modes(
     # Only what comes after the plant: in a young model splits come by themselves. Training takes
     # some of the load away at once, how much depends on the two that were merged.
     limits = ("lifecycle.lifecycle_warmup_steps=330", "lifecycle.split_share_ratio=1.2")
-    done = chronorun("train", *LIVING, *what, *limits, "training.max_steps=500")
+    done = chronorun("train", *LIVING, *what, *limits, *LATE)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "outputs" / "s"
     assert events(run) == [(320, "planted")]

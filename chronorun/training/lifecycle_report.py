@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def describe(decision: LifecycleDecision) -> str:
-    """Return one line for people: ``step 240: SPLIT L0_E3 -> L0_E8 (overloaded, ...)``."""
+    """Return one line for people: ``step 240: SPLIT L0_E3 -> L0_E8: share 0.41 for 3 ...``."""
     d = decision
     who = d.expert_id
     if d.parent_id is not None:
@@ -30,11 +30,30 @@ def describe(decision: LifecycleDecision) -> str:
         who = f"{d.expert_id} <- {d.partner_id}"
     elif d.undoes is not None:
         who = f"{d.expert_id} (of decision {d.undoes})"
-    line = f"step {d.step}: {'would ' if d.dry_run else ''}{d.action} {who}: {d.reason}"
+    line = f"step {d.step}: {'would ' if d.dry_run else ''}{d.action} {who}: {evidence(d)}"
     shock = d.receipt.get("probe_shock")
     if shock is not None:
         line += f", {len(d.experts_after)} experts, probe loss {100 * shock:+.3f}%"
     return line
+
+
+def evidence(decision: LifecycleDecision) -> str:
+    """Return the figures that decided, in words; the reason where they are not known."""
+    form = _EVIDENCE.get(decision.action, "")
+    try:
+        return form.format(**decision.metrics_at_decision) or decision.reason
+    except (KeyError, TypeError, ValueError):
+        return decision.reason
+
+
+_EVIDENCE = {
+    "SPLIT": "share {share:.2f} for {overload_duration} checkpoints",
+    "PRUNE": "no token for {dormancy_duration} checkpoints",
+    "MERGE": "cosine {cosine:.2f}, overlap {overlap:.2f} for {convergence_duration} checkpoints",
+    "SPAWN": "router {starved_by} for {starvation_duration} checkpoints",
+    "REVIVE": "router {starved_by}, its tokens starve (overlap {archive_overlap:.2f})",
+    "ROLLBACK": "probe loss {probe_loss:.3f}, without it {undone_loss:.3f}",
+}
 
 
 def lifecycle_summary(coordinator: LifecycleCoordinator | None) -> dict[str, Any]:

@@ -74,6 +74,74 @@ def sample(
     sample_command(run, prompt, tokens, temperature, top_k, seed, checkpoint, as_json)
 
 
+@app.command("inspect")
+def inspect_(
+    path: Annotated[
+        str, typer.Argument(help="Run folder, sweep folder, or any .jsonl log of a run.")
+    ],
+    why: Annotated[
+        str | None, typer.Option(help="Tell one expert's story, such as L2_E5: why, and why not.")
+    ] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(help="Only this layer; may be repeated.", min=0)
+    ] = None,
+    expert: Annotated[
+        list[str] | None, typer.Option(help="Only this expert; may be repeated.")
+    ] = None,
+    action: Annotated[
+        list[str] | None,
+        typer.Option(help="Only spawn, prune, split, merge, revive or rollback; may be repeated."),
+    ] = None,
+    since: Annotated[int | None, typer.Option(help="Only from this step on.")] = None,
+    until: Annotated[int | None, typer.Option(help="Only up to this step.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for spreadsheets.")] = False,
+    plot: Annotated[
+        str | None, typer.Option(help="Write a picture of the run: .png or .svg.")
+    ] = None,
+    html: Annotated[str | None, typer.Option(help="Write the run's report.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until the run has completed.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Show what happened in a run, and why; or any log of one."""
+    from chronorun.cli.inspect import inspect_command
+
+    inspect_command(
+        path,
+        why,
+        layer or [],
+        expert or [],
+        action or [],
+        since,
+        until,
+        as_json,
+        as_csv,
+        plot,
+        html,
+        follow,
+    )
+
+
+@app.command("replay")
+def replay_(
+    run: Annotated[str, typer.Argument(help="Run folder, such as outputs/run.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Ask what else would have been decided: lifecycle.prune_patience=3."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Derive every decision of a run again from its logs, and compare."""
+    from chronorun.cli.replay import replay_command
+
+    code = replay_command(run, overrides or [], as_json)
+    if code:
+        raise typer.Exit(code)
+
+
 @app.command("completion")
 def completion(
     shell: Annotated[

@@ -39,6 +39,22 @@ COMMANDS = {
         "--debug",
         "--help",
     ),
+    "inspect": (
+        "--why",
+        "--layer",
+        "--expert",
+        "--action",
+        "--since",
+        "--until",
+        "--json",
+        "--csv",
+        "--plot",
+        "--html",
+        "--follow",
+        "--debug",
+        "--help",
+    ),
+    "replay": ("--json", "--debug", "--help"),
     "completion": ("--debug", "--help"),
 }
 SHELLS = ("bash", "fish", "zsh")
@@ -138,8 +154,12 @@ def complete(words: Sequence[str]) -> list[str]:
         return _starting(COMMANDS.get(command, ()), current)
     if command == "train":
         return _override(current)
-    if command == "sample" and len(before) == 1:
+    if command in ("sample", "replay") and len(before) == 1:
         return _paths(current, folders_only=True)
+    if command == "replay":
+        return _override(current)
+    if command == "inspect":
+        return _paths(current)
     return _starting(SHELLS, current) if command == "completion" and len(before) == 1 else []
 
 

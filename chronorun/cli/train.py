@@ -188,11 +188,28 @@ def _train(composed: DictConfig, run_dir: Path) -> float | None:
     from chronorun.training import run_training
 
     config = to_run_config(composed)
-    summary: dict[str, Any] = run_training(
-        config, composed, run_dir, build_trackers(config, run_dir)
-    )
+    try:
+        summary: dict[str, Any] = run_training(
+            config, composed, run_dir, build_trackers(config, run_dir)
+        )
+    finally:
+        _write_report(run_dir)
     loss = summary.get("val_loss")
     return float(loss) if loss is not None else None
+
+
+def _write_report(run_dir: Path) -> None:
+    """Write ``report.html`` beside the logs of a run that has ended, however it ended."""
+    if not (run_dir / "summary.json").is_file():
+        return
+    try:
+        from chronorun.analysis.reading import Run
+        from chronorun.analysis.report import write_report
+
+        write_report(Run.open(run_dir), run_dir / "report.html")
+    except Exception as error:
+        # The run is what counts: its logs are there, and `inspect --html` can try again.
+        warn(f"{run_dir / 'report.html'} was not written: {error}")
 
 
 def _short(path: Path) -> Path:

@@ -1,0 +1,73 @@
+"""Takes values out of records that anyone may have written: what does not fit is not there."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from chronorun.core.text import harmless
+
+_LARGEST = 1 << 53
+
+
+def number(record: Mapping[str, Any], key: str) -> float | None:
+    """Return a finite number of a size that can be drawn; None for anything else."""
+    return finite(record.get(key))
+
+
+def finite(value: object) -> float | None:
+    """Return a value that is a finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e100 and math.isfinite(value) else None
+
+
+def integer(record: Mapping[str, Any], key: str) -> int | None:
+    """Return a whole number that a float holds exactly; None for anything else."""
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if abs(value) < _LARGEST and value == int(value) else None
+
+
+def string(record: Mapping[str, Any], key: str) -> str | None:
+    """Return a text that is not empty, cut short; None for anything else."""
+    value = record.get(key)
+    return value[:200] if isinstance(value, str) and value else None
+
+
+def mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return an object; an empty one for anything else."""
+    value = record.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def sequence(record: Mapping[str, Any], key: str) -> list[Any]:
+    """Return a list; an empty one for anything else."""
+    value = record.get(key)
+    return value if isinstance(value, list) else []
+
+
+def strings(record: Mapping[str, Any], key: str) -> list[str]:
+    """Return the texts of a list."""
+    return [item[:200] for item in sequence(record, key) if isinstance(item, str)]
+
+
+def shown(value: object, length: int = 200) -> str:
+    """Return a value as text for HTML: cut short, control characters named, markup escaped."""
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > length:
+        text = text[: length - 1] + "…"
+    return html.escape(harmless(text))
+
+
+def figure(value: float | None, form: str = ".4g", missing: str = "–") -> str:
+    """Return a number for people, with a true minus sign; what rounds to zero has no minus."""
+    if value is None:
+        return missing
+    text = format(value, form)
+    if text.startswith("-") and not text.strip("-0.,"):
+        text = format(0.0, form)
+    return text.replace("-", "−")

@@ -25,6 +25,7 @@ import copy
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import sys
@@ -74,6 +75,7 @@ RAMPS = (-5.0, -2.0, 0.0)
 BY_HAND = tuple(0.1 * tenths for tenths in range(-3, 14))
 INITS = {"clone_and_perturb": "clone", "mean_cluster": "mean", "random": "random"}
 OFFSETS = {"match": "match", "zero": "zero", "ln2": "+ ln 2"}
+STAR = " *"
 State = dict[str, Any]
 
 
@@ -602,7 +604,7 @@ class Bench:
             self._permute(subject, layer_id, absorbed_id)
         felt = subject.merge(layer_id, survivor_id, absorbed_id)
         self.note(
-            edit if converged else f"{edit} *",
+            edit if converged else edit + STAR,
             subject,
             layer_id,
             survivor_id,
@@ -666,7 +668,7 @@ class Bench:
         stay = receipt(before, after, [survivor]), _largest(before, after)
         _, *least = min(felt, key=lambda each: each[0])
         alike = {"cosine": cosine, "overlap": overlap}
-        star = "" if is_converged(cosine, overlap) else " *"
+        star = "" if is_converged(cosine, overlap) else STAR
         for edit, (found, token) in (
             (f"average {self.setup.long}, both stay{star}", stay),
             (f"merge twins {self.setup.long}, best{star}", least),
@@ -704,8 +706,11 @@ class Bench:
 def summarise(cases: Sequence[Case]) -> list[Row]:
     """Return one row per top-k and edit, in the order in which edits came."""
     rows = []
+    edits = list(dict.fromkeys(case.edit for case in cases))
+    names = list(dict.fromkeys(edit.removesuffix(STAR) for edit in edits))
+    edits.sort(key=lambda edit: (names.index(edit.removesuffix(STAR)), edit.endswith(STAR)))
     for top_k in sorted({case.top_k for case in cases}):
-        for edit in dict.fromkeys(case.edit for case in cases):
+        for edit in edits:
             mine = [case for case in cases if (case.edit, case.top_k) == (edit, top_k)]
             if not mine:
                 continue
@@ -811,8 +816,20 @@ def measure(
         "seeds": list(seeds),
         "bases": bases,
         "rows": [asdict(row) for row in rows],
-        "cases": [asdict(case) for case in cases],
+        "case_fields": list(Case.__dataclass_fields__),
+        "cases": [[_short(field) for field in vars(case).values()] for case in cases],
     }
+
+
+def _short(field: object) -> object:
+    return float(f"{field:.4g}") if isinstance(field, float) else field
+
+
+def to_json(record: Mapping[str, Any]) -> str:
+    """Return the record, each case on a line of its own."""
+    text = json.dumps(record, indent=1)
+    # No string in a case holds a bracket: what stands between brackets is one list of plain values.
+    return re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -849,7 +866,7 @@ def main() -> int:
             record[name] = measure(setup, arguments.top_k, seeds, work)
             rows += record[name]["rows"]
     if arguments.json:
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(to_json(record), encoding="utf-8")
     missed = sum(not row["holds"] for row in rows)
     print(f"\n{missed} of {sum(row['must'] is not None for row in rows)} musts missed")
     return int(missed > 0)

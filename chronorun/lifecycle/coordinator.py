@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 from torch import nn
 
@@ -366,6 +368,8 @@ class LifecycleCoordinator:
                     "counters": layer.counters,
                     "patience_multipliers": layer.multipliers,
                     "signals": s,
+                    # A replay names the line whose signals are not these any more.
+                    "signals_crc32": zlib.crc32(msgspec.json.encode(s)),
                 }
             )
 

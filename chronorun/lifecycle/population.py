@@ -132,8 +132,14 @@ class Population:
         return Newborn(c.expert_id, saved, rewarm)
 
     def _plane(self, layer_id: int, parent_id: str) -> Plane | None:
-        """Return the plane that parts a parent's tokens; None where none are known."""
+        """Return the plane that parts a parent's tokens; None where no tokens are known at all.
+
+        One that had many tokens in the window may have none in the newest step: then the plane
+        parts the layer's.
+        """
         inputs = self.tap.inputs(layer_id, [self.registry.slot_of(parent_id)])
+        if inputs is not None and not len(inputs):
+            inputs = self.tap.inputs(layer_id, range(self.tap.n_experts[layer_id]))
         if inputs is None or not len(inputs):
             return None
         modes = two_modes(inputs)

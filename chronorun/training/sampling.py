@@ -13,7 +13,7 @@ from yaml import YAMLError
 from chronorun.config.run import RunConfig
 from chronorun.data import Tokenizer, load_tokenizer
 from chronorun.errors import StorageError, UserError
-from chronorun.model import GPT
+from chronorun.model import GPT, Twin
 from chronorun.training.checkpoint import (
     Checkpoint,
     best_of,
@@ -83,6 +83,7 @@ def load_run_model(run_dir: Path, checkpoint: str = "last") -> tuple[GPT, Tokeni
             )
         model.load_state_dict(tensors)
         _attach_lenses(model, saved, config)
+        _pair_twins(model, saved)
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
         raise StorageError(
@@ -100,6 +101,23 @@ def _attach_lenses(model: GPT, saved: Checkpoint, config: RunConfig) -> None:
         if state is not None:
             lens = attach_lens(layer, config.governance.lens_rank, torch.device("cpu"))
             lens.load_state(state)
+
+
+def _pair_twins(model: GPT, saved: Checkpoint) -> None:
+    """Let the pairs that were exclusive be so: their members do not compete yet."""
+    kept = saved.state.get("heartbeat", {}).get("lifecycle")
+    if kept is None:
+        return
+    planes = unpack(kept["population"]["planes"], saved.tensors["state"])
+    for layer in model.moe_layers():
+        slots = kept["registry"]["slots"][str(layer.layer_id)]
+        layer.set_twins(
+            [
+                Twin(slots.index(parent), slots.index(child), **planes[child])
+                for child, parent in kept["registry"]["twins"].items()
+                if child in slots
+            ]
+        )
 
 
 def sample_text(

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from conftest import NANO, Chronorun
 
+from chronorun.training.sampling import load_run_model
+
 BASE = (*NANO, "training.batch_size=16")
 QUICK = (*BASE, "lifecycle.lifecycle_warmup_steps=60")
 LOGS = (
@@ -100,6 +102,27 @@ def check_books(run: Path, steps: int) -> None:
     assert {n for n, s in state.items() if s not in ("archived", "pending_spawn")} == live
 
 
+def check_twins_sample_as_twins(run: Path, step: int) -> None:
+    """A checkpoint with an exclusive pair must load as one for sampling, too."""
+    folder = run / "checkpoints" / f"step_{step:08d}"
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    twins = state["heartbeat"]["lifecycle"]["registry"]["twins"]
+    assert twins
+    model, _, _ = load_run_model(run, str(folder))
+    pairs = {
+        (f"L{layer.layer_id}", pair.parent, pair.child)
+        for layer in model.moe_layers()
+        for pair in (layer.twins.pairs if layer.twins is not None else [])
+    }
+    slots = state["heartbeat"]["lifecycle"]["registry"]["slots"]
+    assert pairs == {
+        (parent.split("_")[0], ids.index(parent), ids.index(child))
+        for ids in slots.values()
+        for child, parent in twins.items()
+        if child in ids
+    }
+
+
 def test_splits_and_spawns_come_by_themselves_and_resume_bit_equal_in_mid_cooling(
     chronorun: Chronorun, tmp_path: Path
 ) -> None:
@@ -115,6 +138,7 @@ def test_splits_and_spawns_come_by_themselves_and_resume_bit_equal_in_mid_coolin
     assert {d["action"] for d in births} == {"SPLIT", "SPAWN"}
     for d in of_kind(full, "SPLIT"):
         assert abs(d["receipt"]["probe_shock"]) < 1e-3
+    check_twins_sample_as_twins(full, of_kind(full, "SPLIT")[0]["step"] + 10)
     # At the checkpoint of the decision (the newborn waits outside the model), and in cooling.
     first = min(d["step"] for d in births)
     for place, step in enumerate((first, first + 20)):

@@ -192,6 +192,15 @@ def test_a_relocation_does_not_lift_the_wait_that_its_prune_began() -> None:
     assert policy.executed_at() == [1, 2, 6]
 
 
+def test_a_layer_that_goes_on_growing_cannot_put_its_prune_off_for_ever() -> None:
+    policy = Policy(eager(reversal_cooldown_checkpoints=3, dry_run=True))
+    policy.feed(starving())
+    needy = dead(3, token_entropy_ratio=0.99)
+    policy.feed(needy, times=3)
+    assert [done(o) for o in policy.outcomes] == [[("SPAWN", "L0")], [], [], [("PRUNE", "L0_E3")]]
+    assert why(policy.outcomes[1], Action.SPAWN) == ["PRUNE L0_E3 is next in this layer"]
+
+
 # --- probation bars from everything
 
 

@@ -227,3 +227,23 @@ def released(
         {ROUTER_ROWS: row_D - shift_D, LOGIT_OFFSET: offset + shift},
         shared | {ROUTER_ROWS: row_D + shift_D, LOGIT_OFFSET: offset - shift},
     )
+
+
+def common_offset(twins: Sequence[Values], routing: Routing, slots: tuple[int, int]) -> float:
+    """Return what to add to both twins' logit offsets so that they keep the tokens they shared.
+
+    ``routing`` is of the exclusive pair, in whose tokens either of ``slots`` was chosen.
+    """
+    index_KT = routing.expert_index_KT
+    others = [e for e in range(routing.logits_TE.shape[1]) if e not in slots]
+    chosen_T = torch.isin(index_KT, torch.tensor(slots, device=index_KT.device)).any(dim=0)
+    logits = [
+        routing.x_TD @ each[ROUTER_ROWS].to(routing.x_TD) + each[LOGIT_OFFSET].to(routing.x_TD)
+        for each in twins
+    ]
+    return match_offset(
+        torch.maximum(*logits),
+        routing.logits_TE[:, others],
+        index_KT.shape[0],
+        float(chosen_T.double().mean()),
+    )

@@ -181,6 +181,7 @@ class LifecycleCoordinator:
         for layer in snapshot.layers:
             if any(layer.utilization_shares):
                 aging.tick(self.registry, layer.layer_id)
+        self.population.balance_twins()
         self._release_twins(step)
         self._settle(snapshot)
         readings, gains = self._ask_probe(step)

@@ -26,15 +26,17 @@ from chronorun.lifecycle.archive import Archive, Archived, flatten_saved, nest_s
 from chronorun.lifecycle.bundles import Bundle
 from chronorun.lifecycle.decisions import LifecycleDecision
 from chronorun.lifecycle.moments import child_moments, optimizer_bytes
+from chronorun.lifecycle.offset_match import match_offset
 from chronorun.lifecycle.ramps import Ramp
 from chronorun.lifecycle.receipts import ProbeLoss, Reading, receipt, take_reading
 from chronorun.lifecycle.registry import Registry
 from chronorun.lifecycle.states import ExpertState
 from chronorun.lifecycle.surgery import Edit, Newborn, Plane, Saved, Surgeon
 from chronorun.lifecycle.tap import InputTap
-from chronorun.lifecycle.trial import trial
+from chronorun.lifecycle.trial import set_twins, trial
 from chronorun.lifecycle.two_mode import two_modes
-from chronorun.model.population import LOGIT_OFFSET
+from chronorun.model.population import LOGIT_OFFSET, ROUTER_ROWS
+from chronorun.model.shapes import Routing
 
 DRIFTED_BELOW = 0.9
 """Cosine of a layer's mean inputs below which an archived router row points elsewhere."""
@@ -47,6 +49,7 @@ class Pending:
     decision: LifecycleDecision
     newborn: Newborn
     ramp_steps: int
+    ramp_start: float = 0.0
 
 
 @dataclass
@@ -102,8 +105,25 @@ class Population:
         newborn = self._newborn(c, decision.step, starved_T)
         if c.action is not Action.REVIVE:
             self.registry.add(c.layer_id, decision.step, c.parent_id, c.reason)
-        length = 0 if newborn.plane is not None else ramp_steps
-        self.pending.append(Pending(decision, newborn, length))
+        if newborn.plane is not None or self.config.spawn_ramp_offset == 0.0:
+            self.pending.append(Pending(decision, newborn, 0))
+            return
+        start = self._quiet_start(c.layer_id, newborn.saved)
+        self.pending.append(Pending(decision, newborn, ramp_steps, start))
+
+    def _quiet_start(self, layer_id: int, saved: Saved) -> float:
+        """Return the first offset of a ramp: low enough that no token of the newest step notices.
+
+        A row drawn for starved tokens can beat the layer's own by more than ``spawn_ramp_offset``.
+        Found at the decision: a run resumed before the integration no longer has that step.
+        """
+        start, routing = self.config.spawn_ramp_offset, self.tap.routing.get(layer_id)
+        if routing is None:
+            return start
+        row_D = saved.values[ROUTER_ROWS].to(routing.x_TD)
+        own_T = routing.x_TD @ row_D + saved.values[LOGIT_OFFSET].to(routing.x_TD)
+        top_k = routing.expert_index_KT.shape[0]
+        return min(start, match_offset(own_T, routing.logits_TE, top_k, 0.0))
 
     def _newborn(self, c: Candidate, step: int, starved_T: Any) -> Newborn:
         generator = births.seeded(self.seed, step, c.expert_id)
@@ -160,9 +180,9 @@ class Population:
     def _integrate(self, one: Pending, step: int) -> LifecycleDecision:
         decision, newborn = one.decision, one.newborn
         action, parent_id = Action(decision.action), decision.parent_id
-        if one.ramp_steps and self.config.spawn_ramp_offset < 0.0:
+        if one.ramp_steps:
             base = float(newborn.saved.values[LOGIT_OFFSET])
-            ramp = Ramp(step, one.ramp_steps, base, self.config.spawn_ramp_offset)
+            ramp = Ramp(step, one.ramp_steps, base, one.ramp_start)
             self.ramps[newborn.expert_id] = ramp
             values = dict(newborn.saved.values)
             values[LOGIT_OFFSET] = torch.full_like(values[LOGIT_OFFSET], ramp.offset(step))
@@ -311,6 +331,22 @@ class Population:
 
     # ---- release of twins -------------------------------------------------------------------
 
+    def balance_twins(self) -> None:
+        """Let each exclusive pair share its newest tokens evenly: a plane left alone grows stale.
+
+        The pair's tokens drift as its layer learns, and one twin would starve.
+        """
+        for child, parent in self.registry.twins.items():
+            layer_id, plane = self.registry[child].layer_id, self.surgeon.planes[child]
+            slots = [self.registry.slot_of(name) for name in (parent, child)]
+            inputs = self.tap.inputs(layer_id, slots)
+            if inputs is None or not len(inputs):
+                continue
+            threshold = (inputs @ plane.direction_D.to(inputs)).median()
+            self.surgeon.planes[child] = replace(plane, threshold=threshold)
+        for layer_id in {self.registry[child].layer_id for child in self.registry.twins}:
+            set_twins(self.surgeon.layers[layer_id], self.surgeon.twins(layer_id))
+
     def release_due(self, step: int, checkpoint_of: Mapping[str, int]) -> list[dict[str, Any]]:
         """Let the twins compete that may; returns a record with a receipt for each.
 
@@ -321,18 +357,30 @@ class Population:
             age = checkpoint_of[child]
             if age < self.config.cooling_period:
                 continue
-            record = self._try_release(step, parent, child)
+            record, values = self._try_release(step, parent, child)
             late = age >= self.config.split_release_limit
             shock = record["receipt"].get("probe_shock")
             wait = self.config.split_release is SplitRelease.shock and not late
             if wait and shock is not None and shock > self.config.split_release_shock:
                 continue
-            self._release(step, parent, child)
+            self._release(step, child, values)
             records.append(record)
         return records
 
-    def _released(self, parent: str, child: str) -> dict[str, dict[str, torch.Tensor]]:
+    def _released(
+        self, parent: str, child: str, routing: Routing | None
+    ) -> dict[str, dict[str, torch.Tensor]]:
+        """Return what twins have in the router once they compete, by expert.
+
+        The better of two logits is above the one they shared, so a pair would gain tokens: one
+        offset for both gives it the fraction of the tokens of ``routing`` that it had.
+        """
         rows = self._apart(self.surgeon.read(parent), self.surgeon.planes[child])
+        if routing is not None:
+            slots = self.registry.slot_of(parent), self.registry.slot_of(child)
+            common = births.common_offset(rows, routing, slots)
+            for values in rows:
+                values[LOGIT_OFFSET] = values[LOGIT_OFFSET] + common
         return dict(zip((parent, child), rows, strict=True))
 
     def _apart(
@@ -343,14 +391,21 @@ class Population:
             parent.values, plane.direction_D, plane.threshold, self.config.split_router_delta
         )
 
-    def _try_release(self, step: int, parent: str, child: str) -> dict[str, Any]:
+    def _try_release(
+        self, step: int, parent: str, child: str
+    ) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+        """Return the record of a release as it would be felt, and what it would write."""
         layer_id = self.registry[child].layer_id
         slots, layer = self.registry.slots(layer_id), self.surgeon.layers[layer_id]
         before = self._reading(layer_id, step)
+        routing = None if before is None else before.routing
+        if routing is None:
+            routing = self.tap.routing.get(layer_id)
+        values = self._released(parent, child, routing)
         felt: dict[str, Any] = {}
         if before is not None:
             rest = [t for t in self.surgeon.twins(layer_id) if slots[t.child] != child]
-            write = {slots.index(i): v for i, v in self._released(parent, child).items()}
+            write = {slots.index(name): each for name, each in values.items()}
             with trial(
                 layer,
                 range(len(slots)),
@@ -361,7 +416,7 @@ class Population:
                 after = self._reading(layer_id, step)
             assert after is not None
             felt = receipt(before, after, [parent, child])
-        return {
+        record = {
             "step": step,
             "layer_id": layer_id,
             "expert_id": child,
@@ -369,11 +424,14 @@ class Population:
             "event": "released",
             "receipt": felt,
         }
+        return record, values
 
-    def _release(self, step: int, parent: str, child: str) -> None:
+    def _release(
+        self, step: int, child: str, values: Mapping[str, Mapping[str, torch.Tensor]]
+    ) -> None:
         layer_id = self.registry[child].layer_id
-        for expert_id, values in self._released(parent, child).items():
-            self.surgeon.write(expert_id, values)
+        for expert_id, each in values.items():
+            self.surgeon.write(expert_id, each)
         self.surgeon.apply(Edit(layer_id, step, "released", unpair=[child]))
 
     # ---- shared -----------------------------------------------------------------------------
@@ -497,10 +555,12 @@ def _pack_pending(one: Pending) -> dict[str, Any]:
         "rewarm": newborn.rewarm,
         "plane": None if newborn.plane is None else dict(vars(newborn.plane)),
         "ramp_steps": one.ramp_steps,
+        "ramp_start": one.ramp_start,
     }
 
 
 def _unpack_pending(saved: Mapping[str, Any]) -> Pending:
     plane = None if saved["plane"] is None else Plane(**saved["plane"])
     newborn = Newborn(saved["expert_id"], nest_saved(saved["saved"]), saved["rewarm"], plane)
-    return Pending(LifecycleDecision.from_dict(saved["decision"]), newborn, saved["ramp_steps"])
+    decision = LifecycleDecision.from_dict(saved["decision"])
+    return Pending(decision, newborn, saved["ramp_steps"], saved["ramp_start"])

@@ -129,6 +129,11 @@ class LifecycleConfig:
         above=0.0,
         at_most=1.0,
     )
+    spawn_entropy_drop: float = option(
+        0.01,
+        "a router whose entropy over ln n fell by more within spawn_patience is still deciding",
+        at_least=0.0,
+    )
     spawn_overflow_threshold: float = option(
         0.20,
         "top-k is saturated from this share of assignments beyond capacity on",

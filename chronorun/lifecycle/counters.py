@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from chronorun.config.lifecycle import LifecycleConfig, TwoModeUse
@@ -43,6 +43,7 @@ def update_counters(
     config: LifecycleConfig,
     on_probation: Collection[str] = (),
     prune_patience: int | None = None,
+    deciding: bool = False,
 ) -> LayerCounters:
     """Return the counters after one more checkpoint.
 
@@ -56,7 +57,7 @@ def update_counters(
     dormancy = _advance(counters.dormancy, dormant)
     since = _since_lens(counters, signals, dormant)
     return LayerCounters(
-        starvation=counters.starvation + 1 if is_starving(signals, config) else 0,
+        starvation=counters.starvation + 1 if is_starving(signals, config, deciding) else 0,
         dormancy=dormancy,
         since_lens=since,
         lens_deferrals={
@@ -118,9 +119,22 @@ def is_hog(expert: ExpertSignals, signals: LayerSignals, config: LifecycleConfig
     return over and (n > 2 or relative >= config.split_pair_ratio)
 
 
-def is_starving(signals: LayerSignals, config: LifecycleConfig) -> bool:
-    """Return whether a layer lacks experts: its router is undecided, or its top-k saturated."""
-    return is_undecided(signals, config) or is_saturated(signals, config)
+def is_starving(signals: LayerSignals, config: LifecycleConfig, deciding: bool = False) -> bool:
+    """Return whether a layer lacks experts: its router stays undecided, or its top-k is saturated.
+
+    ``deciding``: see ``is_deciding``.
+    """
+    undecided = is_undecided(signals, config) and not deciding
+    return undecided or is_saturated(signals, config)
+
+
+def is_deciding(ratios: Sequence[float], config: LifecycleConfig) -> bool:
+    """Return whether a router is still making up its mind by itself.
+
+    ``ratios`` are the newest of the entropy per token over ln n, oldest first. Young routers are
+    undecided by nature: one whose entropy has fallen within the patience needs time, no expert.
+    """
+    return len(ratios) > 1 and ratios[0] - ratios[-1] > config.spawn_entropy_drop
 
 
 def is_undecided(signals: LayerSignals, config: LifecycleConfig) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.lifecycle import harm, merge, prune, spawn, split
 from chronorun.lifecycle.actions import GROWS, SHRINKS, Action, Candidate, Refusal, Status, Verdict
-from chronorun.lifecycle.counters import expert_order, is_hog, update_counters
+from chronorun.lifecycle.counters import expert_order, is_deciding, is_hog, update_counters
 from chronorun.lifecycle.harm import Judgement
 from chronorun.lifecycle.policy_state import LayerPolicy, PolicyState, Probation
 from chronorun.lifecycle.signals import LayerSignals
@@ -68,9 +68,17 @@ def advance(
 
 def _count(state: PolicyState, signals: LayerSignals, config: LifecycleConfig) -> None:
     layer = state.layers.setdefault(signals.layer_id, LayerPolicy())
-    patience = layer.patience(Action.PRUNE, config.prune_patience)
+    if signals.dispatched:
+        # A new list: the state before this checkpoint keeps its own.
+        ratios = [*layer.entropy_ratios, signals.token_entropy_ratio]
+        layer.entropy_ratios = ratios[-config.spawn_patience - 1 :]
     layer.counters = update_counters(
-        layer.counters, signals, config, state.on_probation(), patience
+        layer.counters,
+        signals,
+        config,
+        state.on_probation(),
+        layer.patience(Action.PRUNE, config.prune_patience),
+        is_deciding(layer.entropy_ratios, config),
     )
 
 

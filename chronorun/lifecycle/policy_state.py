@@ -26,13 +26,15 @@ class Probation:
 class LayerPolicy:
     """One layer: counters, patience multipliers and the checkpoints of the last edits, by action.
 
-    ``growth`` counts the edits that added an expert less those that took one.
+    ``growth`` counts the edits that added an expert less those that took one; ``entropy_ratios``
+    are the router's, the newest last, as far back as a spawn's patience.
     """
 
     counters: LayerCounters = field(default_factory=LayerCounters)
     multipliers: dict[str, int] = field(default_factory=dict)
     last_edits: dict[str, int] = field(default_factory=dict)
     growth: int = 0
+    entropy_ratios: list[float] = field(default_factory=list)
 
     def patience(self, action: Action, base: int) -> int:
         """Return the patience in force: the configured one, longer where such edits did harm."""
@@ -113,6 +115,7 @@ class PolicyState:
                     "multipliers": dict(layer.multipliers),
                     "last_edits": dict(layer.last_edits),
                     "growth": layer.growth,
+                    "entropy_ratios": list(layer.entropy_ratios),
                 }
                 for i, layer in self.layers.items()
             },
@@ -150,6 +153,7 @@ def _layer(saved: Mapping[str, Any]) -> LayerPolicy:
         multipliers=dict(saved["multipliers"]),
         last_edits=dict(saved["last_edits"]),
         growth=saved["growth"],
+        entropy_ratios=list(saved["entropy_ratios"]),
     )
 
 

@@ -19,6 +19,7 @@ from chronorun.lifecycle.view import LayerView, Proposal
 DECIDED_BY = (
     "spawn_patience",
     "spawn_entropy_threshold",
+    "spawn_entropy_drop",
     "spawn_overflow_threshold",
     "spawn_cooldown_steps",
     "max_spawns_per_cycle",

@@ -62,8 +62,8 @@ def test_the_candidate_says_what_decided(held: int) -> None:
     }
     assert candidate.decided_by == (
         "spawn_patience", "spawn_entropy_threshold", "spawn_entropy_drop",
-        "spawn_overflow_threshold", "spawn_cooldown_steps", "max_spawns_per_cycle", "max_experts_per_layer",
-        "spawn_init_strategy", "revive_overlap_threshold",
+        "spawn_overflow_threshold", "spawn_cooldown_steps", "max_spawns_per_cycle",
+        "max_experts_per_layer", "spawn_init_strategy", "revive_overlap_threshold",
     )  # fmt: skip
 
 

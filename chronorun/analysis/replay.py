@@ -338,8 +338,9 @@ class _Replayer:
             self._check_decision(done)
 
     def _fades(self, decision: LifecycleDecision) -> bool:
-        """Say whether a dead expert fades out first: the probe told, and the next line tells."""
-        if decision.action != Action.PRUNE or self.config.lifecycle.dry_run:
+        """Say whether who leaves fades out first: the probe told, and the next line tells."""
+        leaves = decision.action in (Action.PRUNE, Action.MERGE)
+        if not leaves or self.config.lifecycle.dry_run:
             return False
         ahead = self.decisions.peek()
         record = {} if ahead is None else ahead.record

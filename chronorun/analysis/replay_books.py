@@ -1,7 +1,7 @@
 """The experts of a run, derived again: identity, state, twins, ramps, slots.
 
 Every move of the registry follows from the decisions and the shares, but for two that were
-measured: whether a dead expert fades out first, and when twins are released.
+measured: whether an expert that leaves fades out first, and when twins are released.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BIRTHS = (Action.SPLIT, Action.SPAWN, Action.REVIVE)
 
 @dataclass(frozen=True)
 class Waiting:
-    """A decision that is carried out later: a birth, or a dead expert that fades out."""
+    """A decision that is carried out later: a birth, or an expert that fades out."""
 
     decision: LifecycleDecision
     due_step: int
@@ -35,6 +35,11 @@ class Undo:
     name: str
     born: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+
+
+def leaver(decision: LifecycleDecision) -> str:
+    """Return the expert that a prune or merge takes out of its layer."""
+    return decision.partner_id or decision.expert_id
 
 
 class Books:
@@ -81,10 +86,15 @@ class Books:
 
     def _remove(self, d: LifecycleDecision, step: int) -> LifecycleDecision:
         before = self.registry.slots(d.layer_id)
-        self.ramps.pop(d.expert_id, None)
-        self.registry.remove(d.expert_id, step)
-        self.undo[d.seq] = Undo(f"{d.action} {d.seq}", gone=(d.expert_id,))
-        return self._finished(d, step, before)
+        gone = leaver(d)
+        self.ramps.pop(gone, None)
+        self.registry.remove(gone, step, None if gone == d.expert_id else d.expert_id)
+        self.undo[d.seq] = Undo(f"{d.action} {d.seq}", gone=(gone,))
+        done = self._finished(d, step, before)
+        if gone != d.expert_id:
+            record = self.registry[d.expert_id]
+            record.basin = record.basin.merged_with(self.registry[gone].basin)
+        return done
 
     def _finished(
         self, d: LifecycleDecision, step: int, before: Sequence[str]
@@ -144,14 +154,18 @@ class Books:
             length = 0 if c.action is Action.SPLIT else ramp_steps
             self.pending.append(Waiting(decision, step, length))
             return None
-        if c.action is Action.MERGE:
-            return self._merge(c, decision)
         if c.action is Action.ROLLBACK:
             return self._roll_back(c, decision)
-        self.registry.transition(c.expert_id, ExpertState.pending_prune, step, "confirmed dead")
+        if c.action is Action.MERGE and not fades:
+            return self._merge(c, decision)
+        gone = leaver(decision)
+        why = c.reason if c.action is Action.MERGE else "confirmed dead"
+        self.registry.transition(gone, ExpertState.pending_prune, step, why)
+        if c.action is Action.MERGE:
+            self.registry.transition(c.expert_id, ExpertState.cooling, step, f"absorbs {gone}")
         if not fades:
             return self._remove(decision, step)
-        self.ramps[c.expert_id] = (step, ramp_steps)
+        self.ramps[gone] = (step, ramp_steps)
         self.leaving.append(Waiting(decision, step + ramp_steps, ramp_steps))
         return None
 

@@ -167,9 +167,9 @@ class LifecycleCoordinator:
     ) -> list[LifecycleDecision]:
         """Look at a checkpoint and act where it is time to.
 
-        Returns what was decided. Births among it wait for the next training forward, and a dead
-        expert may fade out first (``integrated_step`` is None until then); with ``dry_run`` nothing
-        is carried out at all. Raises UserError for a snapshot of another population.
+        Returns what was decided. Births among it wait for the next training forward, and an expert
+        that leaves may fade out first (``integrated_step`` is None until then); with ``dry_run``
+        nothing is carried out at all. Raises UserError for a snapshot of another population.
         """
         step = snapshot.step
         for layer in snapshot.layers:
@@ -314,7 +314,7 @@ class LifecycleCoordinator:
             if c.action is Action.PRUNE:
                 decision = self.population.prune(c, decision, ramp_steps)
             elif c.action is Action.MERGE:
-                decision = self.population.merge(c, decision)
+                decision = self.population.merge(c, decision, ramp_steps)
             else:
                 decision = self.population.roll_back(c, decision)
             if decision.integrated_step is not None:

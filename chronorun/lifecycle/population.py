@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,11 +54,17 @@ class Pending:
 
 @dataclass
 class Leaving:
-    """A dead expert that still gets a few tokens: it fades out before it is removed."""
+    """An expert that still gets tokens and fades out before it is removed.
+
+    ``saved`` is what a rollback puts back: the expert as it was and, of a merge, its survivor.
+    ``felt`` is the receipt of what was done at the decision already.
+    """
 
     decision: LifecycleDecision
-    saved: Saved
+    expert_id: str
+    saved: dict[str, Saved]
     due_step: int
+    felt: dict[str, Any] = field(default_factory=dict)
 
 
 class Population:
@@ -232,37 +238,67 @@ class Population:
         saved = self._archive(expert_id, step)
         self.registry.transition(expert_id, ExpertState.pending_prune, step, "confirmed dead")
         before = self._reading(c.layer_id, step)
+        leaving = Leaving(decision, expert_id, {expert_id: saved}, step)
         chosen = before is not None and before.shares().get(expert_id, 0.0) > 0.0
-        depth = self.config.spawn_ramp_offset
-        if not chosen or not ramp_steps or depth == 0.0:
-            return self._remove(decision, saved, step, before)
-        base = float(saved.values[LOGIT_OFFSET])
-        self.ramps[expert_id] = Ramp(step, ramp_steps, base + depth, -depth)
-        self.leaving.append(Leaving(decision, saved, step + ramp_steps))
+        if not chosen or not self._fades(ramp_steps):
+            return self._remove(leaving, step, before)
+        self._fade(leaving, ramp_steps, None if before is None else before.routing)
         return decision
+
+    def _fades(self, ramp_steps: int) -> bool:
+        return ramp_steps > 0 and self.config.spawn_ramp_offset < 0.0
+
+    def _fade(self, leaving: Leaving, ramp_steps: int, routing: Routing | None) -> None:
+        """Lower an expert's logit offset until no token of ``routing`` would choose it."""
+        expert_id, step = leaving.expert_id, leaving.decision.step
+        depth, slot = self.config.spawn_ramp_offset, self.registry.slot_of(expert_id)
+        if routing is not None:
+            logits_TE = routing.logits_TE
+            others = [e for e in range(logits_TE.shape[1]) if e != slot]
+            top_k = routing.expert_index_KT.shape[0]
+            needed = match_offset(logits_TE[:, slot], logits_TE[:, others], top_k, 0.0)
+            depth = min(depth, needed)
+        base = float(leaving.saved[expert_id].values[LOGIT_OFFSET])
+        self.ramps[expert_id] = Ramp(step, ramp_steps, base + depth, -depth)
+        leaving.due_step = step + ramp_steps
+        self.leaving.append(leaving)
 
     def remove_faded(self, step: int) -> list[LifecycleDecision]:
         """Remove the experts that have faded out; returns the finished decisions."""
         due = [one for one in self.leaving if step >= one.due_step]
         self.leaving = [one for one in self.leaving if step < one.due_step]
-        return [self._remove(one.decision, one.saved, step, None) for one in due]
+        return [self._remove(one, step, None) for one in due]
 
-    def _remove(
-        self, decision: LifecycleDecision, saved: Saved, step: int, before: Reading | None
-    ) -> LifecycleDecision:
-        layer_id, expert_id = decision.layer_id, decision.expert_id
+    def _remove(self, one: Leaving, step: int, before: Reading | None) -> LifecycleDecision:
+        decision, layer_id, expert_id = one.decision, one.decision.layer_id, one.expert_id
+        action = Action(decision.action)
+        merged_into = decision.expert_id if action is Action.MERGE else None
         edit = Edit(
             layer_id,
             step,
             decision.reason,
-            remove={expert_id: None},
+            remove={expert_id: merged_into},
             redraw_rows=self._redraw(step, expert_id),
         )
-        bundle = Bundle(decision.seq, Action.PRUNE, layer_id, (), (expert_id,), {expert_id: saved})
-        return self._perform(edit, decision, step, [expert_id], bundle, before)
+        bundle = Bundle(decision.seq, action, layer_id, (), (expert_id,), one.saved)
+        done = self._perform(edit, decision, step, list(one.saved), bundle, before)
+        if merged_into is not None:
+            self._join_basins(merged_into, expert_id)
+        return replace(done, receipt=done.receipt | one.felt)
 
-    def merge(self, c: Candidate, decision: LifecycleDecision) -> LifecycleDecision:
-        """Average two experts into the older one."""
+    def _join_basins(self, survivor_id: str, absorbed_id: str) -> None:
+        record, gone = self.registry[survivor_id], self.registry[absorbed_id]
+        record.basin = record.basin.merged_with(gone.basin)
+
+    def merge(
+        self, c: Candidate, decision: LifecycleDecision, ramp_steps: int = 0
+    ) -> LifecycleDecision:
+        """Average two experts into the older one.
+
+        Where tokens choose both, removing one at once frees a place that their next choices take,
+        which is felt however alike the two are. Then both get the averaged weights, and the
+        absorbed one fades out over ``ramp_steps``; the decision returned is not integrated yet.
+        """
         assert c.partner_id is not None
         survivor, absorbed = (
             self.surgeon.read(c.expert_id),
@@ -279,6 +315,12 @@ class Population:
         if routing is None:
             routing = self.tap.routing.get(c.layer_id)
         slots = self.registry.slot_of(c.expert_id), self.registry.slot_of(c.partner_id)
+        if self._fades(ramp_steps) and _chosen_together(routing, slots):
+            saved = {c.expert_id: survivor, c.partner_id: absorbed}
+            leaving = Leaving(decision, c.partner_id, saved, decision.step)
+            self._average(c, leaving, made, before)
+            self._fade(leaving, ramp_steps, routing)
+            return decision
         offset = births.merged_offset(made.values, routing, slots, self.config.merge_logit_offset)
         made.values[LOGIT_OFFSET] = torch.full_like(made.values[LOGIT_OFFSET], offset)
         edit = self._edit(
@@ -297,12 +339,29 @@ class Population:
         )
         concerned = [c.expert_id, c.partner_id]
         done = self._perform(edit, decision, decision.step, concerned, bundle, before)
-        record, gone = self.registry[c.expert_id], self.registry[c.partner_id]
-        record.basin = record.basin.merged_with(gone.basin)
+        self._join_basins(c.expert_id, c.partner_id)
         self.registry.transition(
             c.expert_id, ExpertState.cooling, decision.step, f"absorbed {c.partner_id}"
         )
         return done
+
+    def _average(self, c: Candidate, leaving: Leaving, made: Saved, before: Reading | None) -> None:
+        """Give both experts of a merge the averaged weights; each keeps its place in the router."""
+        step = leaving.decision.step
+        write = {
+            name: Saved(
+                old.values | {n: v for n, v in made.values.items() if not births.is_router(n)},
+                old.moments | {n: m for n, m in made.moments.items() if not births.is_router(n)},
+            )
+            for name, old in leaving.saved.items()
+        }
+        self.surgeon.apply(Edit(c.layer_id, step, c.reason, write=write))
+        after = self._reading(c.layer_id, step)
+        if before is not None and after is not None:
+            leaving.felt["averaged"] = receipt(before, after, list(leaving.saved))
+        assert c.partner_id is not None
+        self.registry.transition(c.partner_id, ExpertState.pending_prune, step, c.reason)
+        self.registry.transition(c.expert_id, ExpertState.cooling, step, f"absorbs {c.partner_id}")
 
     def roll_back(self, c: Candidate, decision: LifecycleDecision) -> LifecycleDecision:
         """Undo an edit: the experts it touched are again what they were, bit for bit."""
@@ -512,8 +571,10 @@ class Population:
             "leaving": [
                 {
                     "decision": one.decision.to_dict(),
-                    "saved": flatten_saved(one.saved),
+                    "expert_id": one.expert_id,
+                    "saved": {name: flatten_saved(each) for name, each in one.saved.items()},
                     "due_step": one.due_step,
+                    "felt": one.felt,
                 }
                 for one in self.leaving
             ],
@@ -530,8 +591,10 @@ class Population:
         self.leaving = [
             Leaving(
                 LifecycleDecision.from_dict(saved["decision"]),
-                nest_saved(saved["saved"]),
+                saved["expert_id"],
+                {name: nest_saved(flat) for name, flat in saved["saved"].items()},
                 saved["due_step"],
+                dict(saved["felt"]),
             )
             for saved in state["leaving"]
         ]
@@ -544,6 +607,14 @@ class Population:
         self.surgeon.guard.load_state_dict(state["guard"])
         for layer_id in self.registry.layers():
             self.surgeon.apply(Edit(layer_id, 0, "restored"))
+
+
+def _chosen_together(routing: Routing | None, slots: tuple[int, int]) -> bool:
+    """Say whether any token chooses both of two slots."""
+    if routing is None:
+        return False
+    first_T, second_T = ((routing.expert_index_KT == slot).any(dim=0) for slot in slots)
+    return bool((first_T & second_T).any())
 
 
 def _pack_pending(one: Pending) -> dict[str, Any]:

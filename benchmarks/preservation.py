@@ -12,9 +12,11 @@ trained states for the next call. Exit code 0: every "must" holds, 1: one is mis
 Columns: ``median`` and ``worst`` are relative changes of the probe loss over the cases (the median
 of their sizes; the largest, with its sign); ``output`` is the RMS change of the layer's output over
 its RMS, ``token`` the largest change of one token's output over the RMS norm of a token's, ``KL``
-the gates' in nats a token (medians; ``token``: the largest). A "must" bounds ``worst``; where it is
-0 it bounds ``output`` and ``token`` too. A star marks pairs that the lifecycle would not merge:
-their weights' cosine or their tokens' overlap is below its thresholds.
+the gates' in nats a token (medians; ``token``: the largest). A "must" bounds the largest rise of
+the loss; where it is 0 nothing may move, ``output`` and ``token`` neither. A star marks pairs that
+the lifecycle would not merge: their weights' cosine or their tokens' overlap is below its
+thresholds. "as run", "averaged" and "removed" are what a run does: twins are released once that
+shocks little, and of two experts that tokens choose together one fades out.
 """
 
 from __future__ import annotations
@@ -69,6 +71,8 @@ from chronorun.training.stepping import Stepper
 CPU = torch.device("cpu")
 LN2 = 0.6931471805599453
 RAMP_STEPS = 60
+CHECKPOINT = 20
+"""Training steps between two checkpoints."""
 EXACT, FAST, RELEASE, SMALL = 0.0, 1e-6, 2e-3, 1e-3
 DELTAS = (0.02, 0.05, 0.1)
 RAMPS = (-5.0, -2.0, 0.0)
@@ -297,6 +301,23 @@ class Subject:
         c = candidate(Action.MERGE, layer_id, survivor_id, partner_id=absorbed_id, metrics=metrics)
         return self.population.merge(c, self.decision(c)).receipt
 
+    def merge_as_run(
+        self, layer_id: int, survivor_id: str, absorbed_id: str
+    ) -> list[tuple[str, Mapping[str, Any], float]]:
+        """Merge as a run does, where the absorbed one may fade out; returns what each step felt."""
+        shares = self.reading(layer_id).shares()
+        metrics = {"share": shares[survivor_id], "partner_share": shares[absorbed_id]}
+        c = candidate(Action.MERGE, layer_id, survivor_id, partner_id=absorbed_id, metrics=metrics)
+        done = self.population.merge(c, self.decision(c), RAMP_STEPS)
+        token = self.probe.worst_token(layer_id)
+        if done.integrated_step is not None:
+            return [("at once", done.receipt, token)]
+        averaged = self.population.leaving[-1].felt["averaged"]
+        self.train(RAMP_STEPS)
+        (done,) = self.coordinator.begin_step(self.step)
+        removed = done.receipt, self.probe.worst_token(layer_id)
+        return [("averaged", averaged, token), ("removed", *removed)]
+
     def alike(self, layer_id: int, one_id: str, other_id: str) -> tuple[float, float]:
         """Return what a merge asks for: cosine of the weights, overlap of the probe's tokens."""
         routing = self.reading(layer_id).routing
@@ -482,6 +503,7 @@ class Bench:
                 self.spawns(layer_id, expert_id)
                 self.prunes(layer_id, expert_id)
             self.releases(experts)
+            self.releases_as_run(experts)
             self.merges_of_twins(experts)
             self.merges_of_clones(experts)
             self.prunes_of_the_dead(experts)
@@ -519,9 +541,27 @@ class Bench:
                 for layer_id, child_id in children.items():
                     subject = self.fresh(state, split_router_delta=delta)
                     felt = subject.release(child_id)
-                    must = RELEASE if delta == LifecycleConfig().split_router_delta else None
                     name = f"release {when}, {delta}"
-                    self.note(name, subject, layer_id, experts[layer_id], felt, must)
+                    self.note(name, subject, layer_id, experts[layer_id], felt)
+
+    def releases_as_run(self, experts: Mapping[int, str]) -> None:
+        """Release twins when the lifecycle would: once it shocks little, or at the latest."""
+        subject = self.fresh()
+        children = self._split_all(subject, experts)
+        layer_of = {child: layer_id for layer_id, child in children.items()}
+        config = subject.lifecycle
+        subject.train(config.cooling_period * CHECKPOINT)
+        for age in range(config.cooling_period, config.split_release_limit + 1):
+            subject.population.balance_twins()
+            ages = dict.fromkeys(subject.registry.twins, age)
+            for record in subject.population.release_due(subject.step, ages):
+                layer_id = layer_of[record["expert_id"]]
+                name = "release as run" + (", forced" if age == config.split_release_limit else "")
+                felt = record["receipt"]
+                self.note(name, subject, layer_id, experts[layer_id], felt, RELEASE)
+            if not subject.registry.twins:
+                return
+            subject.train(CHECKPOINT)
 
     @staticmethod
     def _split_all(subject: Subject, experts: Mapping[int, str]) -> dict[int, str]:
@@ -595,9 +635,8 @@ class Bench:
         absorbed_id: str,
         *,
         permuted: bool = False,
-        must: bool = False,
     ) -> None:
-        """Merge two experts; a row of its own, with a star, where the lifecycle would not."""
+        """Merge two experts at once; a row with a star where the lifecycle would not."""
         cosine, overlap = subject.alike(layer_id, survivor_id, absorbed_id)
         converged = is_converged(cosine, overlap)
         if permuted:
@@ -609,10 +648,21 @@ class Bench:
             layer_id,
             survivor_id,
             felt,
-            SMALL if must and converged else None,
             cosine=cosine,
             overlap=overlap,
         )
+
+    def _merge_as_run(
+        self, who: str, subject: Subject, layer_id: int, survivor_id: str, absorbed_id: str
+    ) -> None:
+        """Merge two experts the way a run does, where it would at all."""
+        cosine, overlap = subject.alike(layer_id, survivor_id, absorbed_id)
+        if not is_converged(cosine, overlap):
+            return
+        alike = {"cosine": cosine, "overlap": overlap}
+        for what, felt, token in subject.merge_as_run(layer_id, survivor_id, absorbed_id):
+            name = f"merge {who}, {what}"
+            self.note(name, subject, layer_id, survivor_id, felt, SMALL, token=token, **alike)
 
     def merges_of_twins(self, experts: Mapping[int, str]) -> None:
         """Split without noise, release, train, and merge back."""
@@ -627,10 +677,12 @@ class Bench:
             for how, name in OFFSETS.items():
                 for pair in pairs:
                     one, edit = self.fresh(state, merge_logit_offset=how), f"{steps}, {name}"
-                    self._merge(f"merge twins {edit}", one, *pair, must=how == "match")
+                    self._merge(f"merge twins {edit}", one, *pair)
+            for pair in pairs:
+                self._merge_as_run(f"twins {steps}", self.fresh(state), *pair)
         for pair in pairs:
             one = self.fresh(state)
-            self._merge("merge permuted, aligned", one, *pair, permuted=True, must=True)
+            self._merge("merge permuted, aligned", one, *pair, permuted=True)
         for pair in pairs:
             one = self.fresh(state)
             one.population.hidden_axes = lambda layer_id: {}  # type: ignore[method-assign]
@@ -700,7 +752,9 @@ class Bench:
             for how, name in OFFSETS.items():
                 for pair in pairs:
                     one = self.fresh(state, merge_logit_offset=how)
-                    self._merge(f"merge clones{when}, {name}", one, *pair, must=how == "match")
+                    self._merge(f"merge clones{when}, {name}", one, *pair)
+            for pair in pairs:
+                self._merge_as_run(f"clones{when}", self.fresh(state), *pair)
 
 
 def summarise(cases: Sequence[Case]) -> list[Row]:
@@ -719,7 +773,9 @@ def summarise(cases: Sequence[Case]) -> list[Row]:
             worst = max(shocks, key=abs, default=None)
             output = statistics.median(case.output for case in mine)
             token, must = max(case.token for case in mine), mine[0].must
-            bounded = [abs(worst)] if worst is not None else []
+            # A loss that falls is no harm, but what must be exact must not move at all.
+            exact = must in (EXACT, FAST)
+            bounded = [abs(worst) if exact else max(shocks)] if worst is not None else []
             if must == EXACT:
                 bounded += [max(case.output for case in mine), token]
             rows.append(

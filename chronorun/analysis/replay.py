@@ -347,7 +347,8 @@ class _Replayer:
         names = ("seq", "step", "action", "expert_id")
         # One of them may have been tampered with.
         is_own = sum(record.get(name) == getattr(decision, name) for name in names) >= 3
-        return not is_own or record.get("integrated_step") == self.books.fades_until(decision.step)
+        integrated = record.get("integrated_step")
+        return not is_own or integrated in (None, self.books.fades_until(decision.step))
 
     def _check_decision(self, derived: LifecycleDecision) -> None:
         line = self.decisions.expect(derived.step, "a decision", derived.layer_id)
@@ -393,15 +394,20 @@ class _Replayer:
         """Say whether the logs tell of no more births or removals."""
         ahead = self.transitions.peek()
         more = ahead is not None and ahead.record.get("reason") in CARRIED_OUT
-        return self.decisions.peek() is None and not more
+        line = self.decisions.peek()
+        unfinished = line is None or line.record.get("integrated_step") is None
+        return unfinished and not more
 
     def _after_the_last_checkpoint(self) -> None:
         if self.config.lifecycle.enabled:
             self._pass_steps(None)
+        waiting = [one.decision for one in (*self.books.leaving, *self.books.pending)]
         self.found.waiting = [
-            f"{one.decision.action} {one.decision.expert_id} (decided at step {one.decision.step})"
-            for one in (*self.books.pending, *self.books.leaving)
+            f"{d.action} {d.expert_id} (decided at step {d.step})" for d in waiting
         ]
+        for decision in waiting:
+            if self.decisions.peek() is not None:
+                self._check_decision(decision)
 
     def _check_transitions(self, step: int) -> None:
         for transition in self.books.registry.take_transitions():

@@ -21,6 +21,7 @@ class Bundle:
     """The experts an edit touched: ``born`` came by it, ``gone`` left by it, ``saved`` is before.
 
     ``saved`` holds what has to be put back: a split's parent, a merge's survivor, those gone.
+    ``released_by`` is the offset that a release added to both twins of a split; None before it.
     """
 
     seq: int
@@ -29,6 +30,7 @@ class Bundle:
     born: tuple[str, ...]
     gone: tuple[str, ...]
     saved: Mapping[str, Saved]
+    released_by: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return nested plain data with tensors."""
@@ -39,6 +41,7 @@ class Bundle:
             "born": list(self.born),
             "gone": list(self.gone),
             "saved": {name: flatten_saved(saved) for name, saved in self.saved.items()},
+            "released_by": self.released_by,
         }
 
     @classmethod
@@ -51,6 +54,7 @@ class Bundle:
             tuple(plain["born"]),
             tuple(plain["gone"]),
             {name: nest_saved(flat) for name, flat in plain["saved"].items()},
+            plain["released_by"],
         )
 
 
@@ -79,6 +83,8 @@ def loss_without(
             write[names.index(name)] = {
                 key: saved.values[key] for key in (ROUTER_ROWS, LOGIT_OFFSET)
             }
+        elif bundle.released_by is not None:
+            write[names.index(name)] = _shared_again(surgeon, bundle, name)
     with (
         _lens_follows(surgeon.lenses.get(bundle.layer_id), keep, len(bundle.gone)),
         trial(
@@ -91,6 +97,18 @@ def loss_without(
         ),
     ):
         return probe(step)
+
+
+def _shared_again(surgeon: Surgeon, bundle: Bundle, parent_id: str) -> Values:
+    """Return the place in the routing that released twins would share, had they never parted.
+
+    A release moves the two in opposite directions: their mean is the row that they shared, with
+    what both have learned since.
+    """
+    assert bundle.released_by is not None
+    parent, child = (surgeon.read(name).values for name in (parent_id, *bundle.born))
+    row_D, offset = ((parent[key] + child[key]) / 2.0 for key in (ROUTER_ROWS, LOGIT_OFFSET))
+    return {ROUTER_ROWS: row_D, LOGIT_OFFSET: offset - bundle.released_by}
 
 
 def judge_by_probe(

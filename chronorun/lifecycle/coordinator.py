@@ -378,9 +378,16 @@ class LifecycleCoordinator:
         for transition in self.registry.take_transitions():
             self.logs.transitions.write(transition.to_dict())
 
-    def put_off(self) -> int:
-        """Return how many candidates the last cycle put off."""
-        return len(self.policy.deferred)
+    def write_waiting(self) -> None:
+        """Log what was decided and not finished when a run ends: no decision goes unsaid.
+
+        Such a line has no ``integrated_step``. It comes after the last checkpoint's: a run that is
+        continued cuts it off again, and carries the decision out.
+        """
+        population = self.population
+        decisions = [one.decision for one in population.leaving]
+        for decision in (*decisions, *(one.decision for one in population.pending)):
+            self.logs.decisions.write(decision.to_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a bit-equal resume needs, as nested plain data with tensors."""

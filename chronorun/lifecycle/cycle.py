@@ -7,12 +7,18 @@ makes a run's decisions derivable from its logs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.lifecycle import harm, merge, prune, spawn, split
 from chronorun.lifecycle.actions import GROWS, SHRINKS, Action, Candidate, Refusal, Status, Verdict
-from chronorun.lifecycle.counters import expert_order, is_deciding, is_hog, update_counters
+from chronorun.lifecycle.counters import (
+    expert_order,
+    is_deciding,
+    is_hog,
+    pair_key,
+    update_counters,
+)
 from chronorun.lifecycle.harm import Judgement
 from chronorun.lifecycle.policy_state import LayerPolicy, PolicyState, Probation
 from chronorun.lifecycle.signals import LayerSignals
@@ -208,14 +214,38 @@ class _Cycle:
             assert candidate.parent_id is not None
             for expert_id in (candidate.parent_id, candidate.expert_id):
                 self.state.last_split_step[expert_id] = step
+        self._start_over(candidate)
         self._put_on_probation(candidate, seq)
         self.verdicts.append(Verdict(candidate, Status.executed, seq=seq))
+
+    def _start_over(self, c: Candidate) -> None:
+        """Let the condition of an executed edit last anew before the next one of its kind.
+
+        Most end with the edit itself; starvation may not, and in a dry run none does.
+        """
+        layer = self.views[c.layer_id].layer
+        counters = layer.counters
+        if c.action in (Action.SPAWN, Action.REVIVE):
+            layer.counters = replace(counters, starvation=0)
+        elif not self.config.dry_run:
+            return
+        elif c.action is Action.PRUNE:
+            layer.counters = replace(counters, dormancy=_without(counters.dormancy, c.subject))
+        elif c.action is Action.SPLIT:
+            layer.counters = replace(counters, overload=_without(counters.overload, c.subject))
+        elif c.action is Action.MERGE and c.partner_id is not None:
+            key = pair_key(c.expert_id, c.partner_id)
+            layer.counters = replace(counters, convergence=_without(counters.convergence, key))
 
     def _put_on_probation(self, c: Candidate, seq: int) -> None:
         if self.config.dry_run or c.action is Action.ROLLBACK:
             return
         experts = tuple(dict.fromkeys((c.expert_id, *sorted(_bound(c)))))
-        due = self.state.checkpoint + self.config.probation_checkpoints
+        wait = self.config.probation_checkpoints
+        if c.action in SHRINKS:
+            # Whoever leaves may fade out over the cooling period: before that there is no edit.
+            wait = max(wait, self.config.cooling_period + 1)
+        due = self.state.checkpoint + wait
         self.state.probations.append(Probation(seq, c.action, c.layer_id, experts, due))
         self.barred = self.barred | frozenset(experts)
 
@@ -237,6 +267,10 @@ class _Cycle:
             for v in self.verdicts
             if v.status is Status.deferred
         }
+
+
+def _without(held: dict[str, int], key: str) -> dict[str, int]:
+    return {name: n for name, n in held.items() if name != key}
 
 
 def _rank(c: Candidate) -> tuple[int, int, list[tuple[int, str]]]:

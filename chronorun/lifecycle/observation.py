@@ -226,7 +226,12 @@ class SignalReader:
     def _matches(
         self, layer_id: int, starved_T: torch.Tensor | None, window: LayerWindow | None
     ) -> list[ArchiveMatch]:
-        archived = [r for r in self.registry.archived(layer_id) if r.merged_into is None]
+        # What was absorbed lives on, and what did harm is not asked back.
+        archived = [
+            record
+            for record in self.registry.archived(layer_id)
+            if record.merged_into is None and not record.rolled_back
+        ]
         if not archived or window is None:
             return []
         counts = self.tap.type_counts(layer_id, starved_T, window.token_types.shape[1])

@@ -369,6 +369,7 @@ class Population:
         bundle = self.bundles.pop(c.undoes)
         for expert_id in bundle.born:
             self._archive(expert_id, decision.step)
+            self.registry[expert_id].rolled_back = True
             self.registry.transition(
                 expert_id, ExpertState.pending_prune, decision.step, "rolled back"
             )
@@ -416,31 +417,35 @@ class Population:
             age = checkpoint_of[child]
             if age < self.config.cooling_period:
                 continue
-            record, values = self._try_release(step, parent, child)
+            record, values, common = self._try_release(step, parent, child)
             late = age >= self.config.split_release_limit
             shock = record["receipt"].get("probe_shock")
             wait = self.config.split_release is SplitRelease.shock and not late
             if wait and shock is not None and shock > self.config.split_release_shock:
                 continue
             self._release(step, child, values)
+            for seq, bundle in self.bundles.items():
+                if bundle.born == (child,):
+                    self.bundles[seq] = replace(bundle, released_by=common)
             records.append(record)
         return records
 
     def _released(
         self, parent: str, child: str, routing: Routing | None
-    ) -> dict[str, dict[str, torch.Tensor]]:
-        """Return what twins have in the router once they compete, by expert.
+    ) -> tuple[dict[str, dict[str, torch.Tensor]], float]:
+        """Return what twins have in the router once they compete, by expert, and their offset.
 
         The better of two logits is above the one they shared, so a pair would gain tokens: one
         offset for both gives it the fraction of the tokens of ``routing`` that it had.
         """
         rows = self._apart(self.surgeon.read(parent), self.surgeon.planes[child])
+        common = 0.0
         if routing is not None:
             slots = self.registry.slot_of(parent), self.registry.slot_of(child)
             common = births.common_offset(rows, routing, slots)
             for values in rows:
                 values[LOGIT_OFFSET] = values[LOGIT_OFFSET] + common
-        return dict(zip((parent, child), rows, strict=True))
+        return dict(zip((parent, child), rows, strict=True)), common
 
     def _apart(
         self, parent: Saved, plane: Plane
@@ -452,7 +457,7 @@ class Population:
 
     def _try_release(
         self, step: int, parent: str, child: str
-    ) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    ) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]], float]:
         """Return the record of a release as it would be felt, and what it would write."""
         layer_id = self.registry[child].layer_id
         slots, layer = self.registry.slots(layer_id), self.surgeon.layers[layer_id]
@@ -460,7 +465,7 @@ class Population:
         routing = None if before is None else before.routing
         if routing is None:
             routing = self.tap.routing.get(layer_id)
-        values = self._released(parent, child, routing)
+        values, common = self._released(parent, child, routing)
         felt: dict[str, Any] = {}
         if before is not None:
             rest = [t for t in self.surgeon.twins(layer_id) if slots[t.child] != child]
@@ -483,7 +488,7 @@ class Population:
             "event": "released",
             "receipt": felt,
         }
-        return record, values
+        return record, values, common
 
     def _release(
         self, step: int, child: str, values: Mapping[str, Mapping[str, torch.Tensor]]

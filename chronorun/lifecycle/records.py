@@ -54,6 +54,7 @@ class ExpertRecord:
     merged_into: str | None = None
     children: list[str] = field(default_factory=list)
     checkpoints_in_state: int = 0
+    rolled_back: bool = False
 
 
 @dataclass(frozen=True)

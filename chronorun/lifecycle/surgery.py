@@ -147,6 +147,8 @@ class Surgeon:
             write_values(layer, slot, saved.values)
             if self.optimizer is not None:
                 write_moments(layer, self.optimizer, slot, saved.moments)
+            # A re-warm belonged to the moments that are overwritten.
+            self.guard.forget(expert_id)
         if edit.remove or edit.insert:
             self._change_shape(edit, layer, slots)
         if edit.redraw_rows is not None:

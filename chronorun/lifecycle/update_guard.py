@@ -118,7 +118,7 @@ class UpdateGuard:
     def count_tokens(self, layer_id: int, tokens_per_expert_E: Tensor) -> None:
         """Add the assignments of one micro-batch; summed over all ranks, where there are several.
 
-        A dormant expert of which nothing was counted until the step had no tokens in it.
+        A layer of which nothing was counted until the step freezes nobody.
         """
         if layer_id not in self._dormant:
             return
@@ -229,13 +229,15 @@ class UpdateGuard:
         saved: dict[str, Tensor],
     ) -> None:
         tokens_E = self._tokens.get(layer_id)
+        if tokens_E is None:
+            # Nobody counted: it may have had tokens, and must not lose its update.
+            return
         for entry, value in _by_slot(optimizer, parameter).items():
             after = value.index_select(0, index_S)
             # State that this very step created began at 0.
             kept = saved[entry] if entry in saved else torch.zeros_like(after)
-            if tokens_E is not None:
-                idle_S = tokens_E.index_select(0, index_S) == 0
-                kept = torch.where(idle_S.view(-1, *[1] * (after.ndim - 1)), kept, after)
+            idle_S = tokens_E.index_select(0, index_S) == 0
+            kept = torch.where(idle_S.view(-1, *[1] * (after.ndim - 1)), kept, after)
             value.index_copy_(0, index_S, kept)
 
 

@@ -164,6 +164,11 @@ class Heartbeat:
             metrics |= {f"lifecycle/{a.lower()}": float(counts[a]) for a in Action}
         return Beat(metrics, alerts, snapshot, decisions, actions)
 
+    def write_waiting(self) -> None:
+        """Log the structural decisions that a completed run leaves unfinished."""
+        if self.lifecycle is not None:
+            self.lifecycle.write_waiting()
+
     def finish(self, run_dir: Path) -> None:
         """Save what this run taught about its layers, for ``governance.priors_from``."""
         if self.controller is not None:

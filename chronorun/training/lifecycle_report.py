@@ -30,9 +30,13 @@ def describe(decision: LifecycleDecision) -> str:
         who = f"{d.expert_id} <- {d.partner_id}"
     elif d.undoes is not None:
         who = f"{d.expert_id} (of decision {d.undoes})"
-    line = f"step {d.step}: {'would ' if d.dry_run else ''}{d.action} {who}: {evidence(d)}"
+    step = d.step if d.integrated_step is None else d.integrated_step
+    line = f"step {step}: {'would ' if d.dry_run else ''}{d.action} {who}: {evidence(d)}"
+    if d.integrated_step is None and not d.dry_run:
+        return f"{line}, fading out"
     shock = d.receipt.get("probe_shock")
     if shock is not None:
+        shock += d.receipt.get("averaged", {}).get("probe_shock", 0.0)
         line += f", {len(d.experts_after)} experts, probe loss {100 * shock:+.3f}%"
     return line
 
@@ -52,7 +56,7 @@ _EVIDENCE = {
     "MERGE": "cosine {cosine:.2f}, overlap {overlap:.2f} for {convergence_duration} checkpoints",
     "SPAWN": "router {starved_by} for {starvation_duration} checkpoints",
     "REVIVE": "router {starved_by}, its tokens starve (overlap {archive_overlap:.2f})",
-    "ROLLBACK": "probe loss {probe_loss:.3f}, without it {undone_loss:.3f}",
+    "ROLLBACK": "probe loss {probe_loss:.4f}, without the edit {undone_loss:.4f}",
 }
 
 

@@ -53,6 +53,7 @@ def run_training(
         trackers.start(_run_info(config, composed, run_dir, trainer, checkpoint))
         with StopRequest() as stop:
             trainer.run(stop)
+        trainer.heartbeat.write_waiting()
         status = "completed"
     except RunInterrupted:
         status = "interrupted"

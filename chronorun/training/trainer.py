@@ -159,7 +159,9 @@ class Trainer:
             for record in self.scenario.after_checkpoint(self.step, beat.snapshot, beat.decisions):
                 self._log_scenario(record)
         for decision in beat.actions:
-            if decision.integrated_step is not None or decision.dry_run:
+            # A birth is told of when it is let in, before the next step.
+            fades = decision.action in ("PRUNE", "MERGE")
+            if decision.integrated_step is not None or decision.dry_run or fades:
                 self.tracker.notice(describe(decision))
         self._alert(beat.alerts)
         if self.step == self.config.training.max_steps:

@@ -75,23 +75,28 @@ def check_books(run: Path, steps: int) -> None:
         assert {"layer_entropy", "layer_neff", "topology_debt", "predicted_benefit"} <= set(
             d["metrics_at_decision"]
         )
-        assert d["step"] <= d["integrated_step"] <= steps
-        assert d["receipt"]["probe_loss_before"] > 0
         if d["action"] in ("SPLIT", "SPAWN"):
             born += d["child_ids"] or [d["expert_id"]]
+        if d["integrated_step"] is None:
+            # Decided too late to be finished: said all the same.
+            assert d["experts_after"] == d["experts_before"]
+            assert d["step"] > steps - 70
+            continue
+        assert d["step"] <= d["integrated_step"] <= steps
+        assert d["receipt"]["probe_loss_before"] > 0
     assert len(set(seqs)) == len(seqs)
     assert len(set(born)) == len(born)
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     assert summary["population"] == {str(i): len(ids) for i, ids in slots.items()}
-    counted = Counter(d["action"] for d in actions(run))
+    counted = Counter(d["action"] for d in actions(run) if d["integrated_step"] is not None)
     assert {a: n for a, n in summary["lifecycle"].items() if n} == dict(counted)
-    executed = {
-        v["seq"]: v["action"]
+    executed = [
+        (v["seq"], v["action"])
         for e in records(run / "lifecycle_evaluations.jsonl")
         for v in e["candidates"]
         if v["status"] == "executed"
-    }
-    assert {d["seq"]: d["action"] for d in actions(run)}.items() <= executed.items()
+    ]
+    assert sorted((d["seq"], d["action"]) for d in actions(run)) == sorted(executed)
     state: dict[str, str] = {}
     for t in records(run / "expert_transitions.jsonl"):
         if "event" not in t:
@@ -173,7 +178,7 @@ def test_prunes_come_after_the_lens_had_its_chance(chronorun: Chronorun, tmp_pat
     verdicts = [v for e in records(run / "lifecycle_evaluations.jsonl") for v in e["candidates"]]
     assert any(v["status"] == "deferred" and "lens attempt" in v["why"] for v in verdicts)
     for d in prunes:
-        assert (run / "archive").glob(f"{d['expert_id']}-*.safetensors")
+        assert list((run / "archive").glob(f"{d['expert_id']}-*.safetensors"))
         sizes = d["receipt"]["optimizer_bytes"]
         removed = d["receipt"]["layer_bytes"]
         assert sizes[1] < sizes[0]

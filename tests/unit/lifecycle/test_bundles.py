@@ -65,6 +65,13 @@ def hand_made(run: SmallRun, bundle: Bundle, *, restored: bool) -> float:
     )
     names = [name for name in names if name not in bundle.born] + list(bundle.gone)
     with torch.no_grad():
+        if bundle.released_by is not None and not restored:
+            # The row that the twins shared, had they never parted: midway between the two.
+            (parent,), (child,) = bundle.saved, bundle.born
+            pair = [run.everything(name) for name in (parent, child)]
+            for key, less in ((ROUTER_ROWS, 0.0), (LOGIT_OFFSET, bundle.released_by)):
+                middle = (pair[0][key] + pair[1][key]) / 2 - less
+                layer.slot_tensors()[key].data[names.index(parent)] = middle
         for name, saved in bundle.saved.items():
             if name in bundle.gone:
                 continue
@@ -247,3 +254,21 @@ def test_bundles_hold_copies() -> None:
     run.train(2)
     assert same(saved.values, values)
     assert not same(read_expert(run.layers[0], 1), values)
+
+
+def test_a_release_without_training_is_undone_exactly() -> None:
+    run = trained(config=LifecycleConfig(split_perturbation_scale=0.0))
+    before = run.probe(STEP)
+    done = run.split("L0_E1")
+    run.population.release_due(run.step, {done.expert_id: 99})
+    bundle = run.population.bundles[done.seq]
+    assert bundle.released_by is not None
+    got = loss_without(run.surgeon, run.probe, STEP, bundle, restored=False)
+    assert got == pytest.approx(before, rel=1e-6)
+
+
+def test_who_was_rolled_back_is_marked_and_does_not_come_back_by_itself() -> None:
+    run = trained()
+    done = run.split("L0_E1")
+    run.roll_back(done.seq)
+    assert run.registry[done.expert_id].rolled_back

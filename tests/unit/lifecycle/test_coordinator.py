@@ -310,16 +310,18 @@ def test_planted_copies_are_merged_into_the_older() -> None:
     # Both fill both places of the tokens that want them: with the same tokens, one overlap.
     loop.push(0, 1, 0.5)
     loop.push(0, 2, 0.5)
-    done = loop.until("MERGE")
-    assert (done.expert_id, done.partner_id) == ("L0_E1", "L0_E2")
-    assert loop.c.registry["L0_E2"].merged_into == "L0_E1"
+    decided = loop.until("MERGE")
+    assert (decided.expert_id, decided.partner_id) == ("L0_E1", "L0_E2")
+    # Tokens choose both: the absorbed one fades out before it is removed.
+    assert decided.integrated_step is None
     assert loop.c.registry["L0_E1"].state is ExpertState.cooling
-    share = done.receipt["probe_share"]
-    assert share["L0_E1"][1] is not None
-    # Of two assignments a token one is left: it gets what either got.
-    tokens_before = max(share["L0_E1"][0], share["L0_E2"][0])
-    assert share["L0_E1"][1] == pytest.approx(tokens_before, abs=0.05)
-    loop.beats(2)
+    loop.beats(4)
+    assert loop.c.registry["L0_E2"].merged_into == "L0_E1"
+    (done,) = (d for d in loop.c.decisions if d.action == "MERGE")
+    assert done.seq == decided.seq
+    assert done.integrated_step is not None
+    assert done.receipt["probe_share"]["L0_E2"][1] is None
+    assert abs(done.receipt["averaged"]["probe_shock"]) < 1e-3
 
 
 def test_an_edit_that_does_harm_is_rolled_back_and_waits_longer() -> None:

@@ -492,7 +492,7 @@ def test_a_router_that_is_still_deciding_does_not_starve() -> None:
     held = []
     for checkpoint, ratio in enumerate((0.99, 0.985, 0.97, 0.969, 0.968, 0.967), start=1):
         s = healthy(step=100 * checkpoint, token_entropy_ratio=ratio)
-        state, _ = advance(state, [s], config, warmup_steps=0)
+        state, _ = advance(state, [s], config, warmup_steps=10_000)
         held.append(state.layers[0].counters.starvation)
     # The fall over two checkpoints: -, 0.005, 0.02, 0.016, 0.002, 0.002.
     assert held == [1, 2, 0, 0, 1, 2]

@@ -220,12 +220,19 @@ EDITS = {
 @pytest.mark.parametrize("kind", EDITS)
 def test_every_edit_is_on_probation_for_its_checkpoints(kind: str) -> None:
     signals, experts = EDITS[kind]
-    policy = Policy(eager(probation_checkpoints=3))
+    policy = Policy(eager(probation_checkpoints=4))
     policy.feed(signals)
-    assert policy.state.probations == [Probation(0, Action(kind), 0, experts, due=4)]
+    assert policy.state.probations == [Probation(0, Action(kind), 0, experts, due=5)]
     outcome = policy.judge(0, benefit=-0.1)
-    assert outcome.checkpoint == 4
+    assert outcome.checkpoint == 5
     assert policy.state.probations == []
+
+
+@pytest.mark.parametrize("kind", ["PRUNE", "MERGE"])
+def test_who_may_fade_out_is_judged_after_that_at_the_earliest(kind: str) -> None:
+    policy = Policy(eager(probation_checkpoints=1, cooling_period=3))
+    policy.feed(EDITS[kind][0])
+    assert [p.due for p in policy.state.probations] == [1 + 3 + 1]
 
 
 @pytest.mark.parametrize("kind", EDITS)

@@ -137,7 +137,7 @@ def test_the_longest_alike_goes_first_then_the_oldest_ids() -> None:
     outcome = policy.feed(alike((3, 10), (4, 5), (3, 9), n=12))
     # Put off because of E4's probation; held longest nevertheless.
     assert [c[1] for c in told(outcome)][-2:] == ["L0_E3|L0_E9", "L0_E3|L0_E10"]
-    policy = Policy(eager(merge_patience=2, dry_run=True))
+    policy = Policy(eager(merge_patience=2, max_merges_per_cycle=0))
     policy.feed(alike((4, 5), n=12))
     policy.feed(alike((4, 5), (3, 10), (3, 9), n=12))
     outcome = policy.feed(alike((3, 10), (4, 5), (3, 9), n=12))

@@ -195,6 +195,7 @@ def test_counts_start_anew_at_each_step_and_dormancy_ends() -> None:
     guard.count_tokens(0, torch.ones(EXPERTS, dtype=torch.int64))
     step(layer, optimizer, 0)
     before = everything(layer, optimizer, 1)
+    guard.count_tokens(0, torch.zeros(EXPERTS, dtype=torch.int64))
     step(layer, optimizer, 1)
     frozen = {name for name in before if name.startswith("experts.")}
     assert not frozen & differing(before, everything(layer, optimizer, 1))
@@ -204,12 +205,23 @@ def test_counts_start_anew_at_each_step_and_dormancy_ends() -> None:
     assert frozen <= differing(before, everything(layer, optimizer, 1))
 
 
+def test_where_nobody_counts_tokens_nobody_is_frozen() -> None:
+    layer = make_layer()
+    optimizer = adamw(layer)
+    guard = make_guard(layer, optimizer)
+    guard.set_dormant(0, ["L0_E1"])
+    before = everything(layer, optimizer, 1)
+    step(layer, optimizer, 0)
+    assert "experts.w1" in differing(before, everything(layer, optimizer, 1))
+
+
 def test_state_made_by_the_step_itself_stays_blank() -> None:
     layer = make_layer()
     optimizer = SGD(layer.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     before = read_expert(layer, 2)
     guard = make_guard(layer, optimizer)
     guard.set_dormant(0, ["L0_E2"])
+    guard.count_tokens(0, torch.zeros(EXPERTS, dtype=torch.int64))
     step(layer, optimizer, 0, idle=[2])
     assert torch.equal(layer.experts.w1[2], before["experts.w1"])
     assert not read_moments(layer, optimizer, 2)["experts.w1"]["momentum_buffer"].any()

@@ -30,6 +30,7 @@ def decision(action: str, **changes: object) -> LifecycleDecision:
             decision(
                 "SPLIT",
                 parent_id="L0_E3",
+                integrated_step=240,
                 metrics_at_decision={"share": 0.412, "overload_duration": 3},
                 receipt={"probe_shock": -0.00012},
                 experts_after=["a", "b"],
@@ -43,15 +44,17 @@ def decision(action: str, **changes: object) -> LifecycleDecision:
                 partner_id="L0_E2",
                 metrics_at_decision={"cosine": 0.971, "overlap": 0.9, "convergence_duration": 8},
             ),
-            "step 240: MERGE L0_E8 <- L0_E2: cosine 0.97, overlap 0.90 for 8 checkpoints",
+            "step 240: MERGE L0_E8 <- L0_E2: cosine 0.97, overlap 0.90 for 8 checkpoints, "
+            "fading out",
         ),
         (
             decision(
                 "ROLLBACK",
                 undoes=4,
+                integrated_step=240,
                 metrics_at_decision={"probe_loss": 2.5, "undone_loss": 2.25},
             ),
-            "step 240: ROLLBACK L0_E8 (of decision 4): probe loss 2.500, without it 2.250",
+            "step 240: ROLLBACK L0_E8 (of decision 4): probe loss 2.5000, without the edit 2.2500",
         ),
         (decision("PRUNE", dry_run=True), "step 240: would PRUNE L0_E8: why"),
     ],

@@ -125,13 +125,15 @@ def score(case: Case, seed: int, folder: Path) -> Score:
         touched = {d["expert_id"], d["parent_id"], d["partner_id"]}
         # Of a plant of two, the two have to merge with each other.
         right = touched >= planted if d["action"] == "MERGE" else bool(touched & planted)
-        if d["action"] in case.right and right and d["step"] > start and hit_step is None:
+        in_time = start < d["step"] and sum(s <= d["step"] for s in snapshots) <= CHECKPOINTS
+        if planted and d["action"] in case.right and right and in_time and hit_step is None:
             hit_step = d["step"]
         else:
             others.append(f"{d['action']}@{d['step']}")
     if "SUSPECT" in case.right:
-        steps = [step for step, name in found_suspects(folder) if name in planted and step > start]
-        hit_step = min(steps, default=None)
+        alerts = [(step, name) for step, name in found_suspects(folder) if step > start]
+        hit_step = min((step for step, name in alerts if name in planted), default=None)
+        others += [f"SUSPECT@{step}" for step, name in alerts if name not in planted]
     taken = None if hit_step is None else sum(step <= hit_step for step in snapshots)
     return Score(case.name, seed, taken is not None and taken <= CHECKPOINTS, taken, tuple(others))
 

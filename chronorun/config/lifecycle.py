@@ -221,7 +221,8 @@ class LifecycleConfig:
     merge_weights: MergeWeights = option(MergeWeights.uniform, "how the two are averaged")
     merge_logit_offset: MergeOffset = option(
         MergeOffset.match,
-        "logit offset of the survivor: found so that it keeps both shares, 0, or + ln 2",
+        "logit offset of the survivor of a merge at once (where no token chooses both): found so "
+        "that it keeps both shares, 0, or + ln 2",
     )
     similarity_cosine_weight: float = option(
         0.5, "coefficient of the weights' cosine in the logged similarity", at_least=0.0

@@ -28,6 +28,8 @@ def test_its_python_runs(code: str, tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 0, done.stderr
+    if "LifecycleCoordinator(" in code:
+        assert " SPLIT L0_E" in done.stdout
 
 
 def test_every_option_it_names_for_a_group_exists() -> None:

@@ -41,6 +41,11 @@ from chronorun.model.shapes import Routing
 DRIFTED_BELOW = 0.9
 """Cosine of a layer's mean inputs below which an archived router row points elsewhere."""
 
+WIDER = (2.0, 4.0, 8.0, 16.0)
+"""Multiples of ``split_router_delta`` that a pair at the limit of its exclusivity is offered."""
+Release = tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]], float]
+"""The record of a release, what it writes by expert, and the offset that both twins get."""
+
 
 @dataclass
 class Pending:
@@ -140,7 +145,9 @@ class Population:
             plane = self._plane(c.layer_id, c.parent_id)
             if plane is not None and not hasattr(self.surgeon.layers[c.layer_id], "set_twins"):
                 # No exclusivity: with its parent's very row a child would get all tokens or none.
-                saved.values.update(self._apart(parent, plane)[1])
+                delta = self.config.split_router_delta
+                rows = births.released(parent.values, plane.direction_D, plane.threshold, delta)
+                saved.values.update(rows[1])
                 plane = None
             return Newborn(c.expert_id, saved, rewarm, plane)
         layer_ids = self.registry.slots(c.layer_id)
@@ -417,8 +424,8 @@ class Population:
             age = checkpoint_of[child]
             if age < self.config.cooling_period:
                 continue
-            record, values, common = self._try_release(step, parent, child)
             late = age >= self.config.split_release_limit
+            record, values, common = self._gentlest_release(step, parent, child, late)
             shock = record["receipt"].get("probe_shock")
             wait = self.config.split_release is SplitRelease.shock and not late
             if wait and shock is not None and shock > self.config.split_release_shock:
@@ -430,34 +437,40 @@ class Population:
             records.append(record)
         return records
 
+    def _gentlest_release(self, step: int, parent: str, child: str, late: bool) -> Release:
+        """Return a release by ``split_router_delta`` or, of a pair that cannot wait, a wider one.
+
+        At top-2 near-twins fill both places of a token. The further apart their rows, the more the
+        worse of the two gives way, as it did while they were exclusive.
+        """
+        release = self._try_release(step, parent, child, self.config.split_router_delta)
+        for factor in WIDER if late else ():
+            shock = _shock_of(release)
+            if shock is None or shock <= self.config.split_release_shock:
+                break
+            wider = self._try_release(step, parent, child, factor * self.config.split_router_delta)
+            release = min(release, wider, key=lambda one: _shock_of(one) or 0.0)
+        return release
+
     def _released(
-        self, parent: str, child: str, routing: Routing | None
+        self, parent: str, child: str, routing: Routing | None, delta: float
     ) -> tuple[dict[str, dict[str, torch.Tensor]], float]:
         """Return what twins have in the router once they compete, by expert, and their offset.
 
         The better of two logits is above the one they shared, so a pair would gain tokens: one
         offset for both gives it the fraction of the tokens of ``routing`` that it had.
         """
-        rows = self._apart(self.surgeon.read(parent), self.surgeon.planes[child])
+        values, plane = self.surgeon.read(parent).values, self.surgeon.planes[child]
+        rows = births.released(values, plane.direction_D, plane.threshold, delta)
         common = 0.0
         if routing is not None:
             slots = self.registry.slot_of(parent), self.registry.slot_of(child)
             common = births.common_offset(rows, routing, slots)
-            for values in rows:
-                values[LOGIT_OFFSET] = values[LOGIT_OFFSET] + common
+            for each in rows:
+                each[LOGIT_OFFSET] = each[LOGIT_OFFSET] + common
         return dict(zip((parent, child), rows, strict=True)), common
 
-    def _apart(
-        self, parent: Saved, plane: Plane
-    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Return what parts a parent and its child in the router: (parent's, child's)."""
-        return births.released(
-            parent.values, plane.direction_D, plane.threshold, self.config.split_router_delta
-        )
-
-    def _try_release(
-        self, step: int, parent: str, child: str
-    ) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]], float]:
+    def _try_release(self, step: int, parent: str, child: str, delta: float) -> Release:
         """Return the record of a release as it would be felt, and what it would write."""
         layer_id = self.registry[child].layer_id
         slots, layer = self.registry.slots(layer_id), self.surgeon.layers[layer_id]
@@ -465,7 +478,7 @@ class Population:
         routing = None if before is None else before.routing
         if routing is None:
             routing = self.tap.routing.get(layer_id)
-        values, common = self._released(parent, child, routing)
+        values, common = self._released(parent, child, routing, delta)
         felt: dict[str, Any] = {}
         if before is not None:
             rest = [t for t in self.surgeon.twins(layer_id) if slots[t.child] != child]
@@ -486,6 +499,7 @@ class Population:
             "expert_id": child,
             "parent_id": parent,
             "event": "released",
+            "router_delta": delta,
             "receipt": felt,
         }
         return record, values, common
@@ -612,6 +626,11 @@ class Population:
         self.surgeon.guard.load_state_dict(state["guard"])
         for layer_id in self.registry.layers():
             self.surgeon.apply(Edit(layer_id, 0, "restored"))
+
+
+def _shock_of(release: Release) -> float | None:
+    shock: float | None = release[0]["receipt"].get("probe_shock")
+    return shock
 
 
 def _chosen_together(routing: Routing | None, slots: tuple[int, int]) -> bool:

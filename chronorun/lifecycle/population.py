@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,11 +18,10 @@ from chronorun.config.lifecycle import (
     LifecycleConfig,
     ParentMoments,
     RouterChange,
-    SplitRelease,
 )
 from chronorun.lifecycle import births
 from chronorun.lifecycle.actions import Action, Candidate
-from chronorun.lifecycle.archive import Archive, Archived, flatten_saved, nest_saved
+from chronorun.lifecycle.archive import Archive, Archived
 from chronorun.lifecycle.bundles import Bundle
 from chronorun.lifecycle.decisions import LifecycleDecision
 from chronorun.lifecycle.moments import child_moments, optimizer_bytes
@@ -30,46 +29,24 @@ from chronorun.lifecycle.offset_match import match_offset
 from chronorun.lifecycle.ramps import Ramp
 from chronorun.lifecycle.receipts import ProbeLoss, Reading, receipt, take_reading
 from chronorun.lifecycle.registry import Registry
+from chronorun.lifecycle.releases import Releases
 from chronorun.lifecycle.states import ExpertState
 from chronorun.lifecycle.surgery import Edit, Newborn, Plane, Saved, Surgeon
 from chronorun.lifecycle.tap import InputTap
-from chronorun.lifecycle.trial import set_twins, trial
 from chronorun.lifecycle.two_mode import two_modes
+from chronorun.lifecycle.waiting import (
+    Leaving,
+    Pending,
+    pack_leaving,
+    pack_pending,
+    unpack_leaving,
+    unpack_pending,
+)
 from chronorun.model.population import LOGIT_OFFSET, ROUTER_ROWS
 from chronorun.model.shapes import Routing
 
 DRIFTED_BELOW = 0.9
 """Cosine of a layer's mean inputs below which an archived router row points elsewhere."""
-
-WIDER = (2.0, 4.0, 8.0, 16.0)
-"""Multiples of ``split_router_delta`` that a pair at the limit of its exclusivity is offered."""
-Release = tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]], float]
-"""The record of a release, what it writes by expert, and the offset that both twins get."""
-
-
-@dataclass
-class Pending:
-    """A birth that waits for the next training forward."""
-
-    decision: LifecycleDecision
-    newborn: Newborn
-    ramp_steps: int
-    ramp_start: float = 0.0
-
-
-@dataclass
-class Leaving:
-    """An expert that still gets tokens and fades out before it is removed.
-
-    ``saved`` is what a rollback puts back: the expert as it was and, of a merge, its survivor.
-    ``felt`` is the receipt of what was done at the decision already.
-    """
-
-    decision: LifecycleDecision
-    expert_id: str
-    saved: dict[str, Saved]
-    due_step: int
-    felt: dict[str, Any] = field(default_factory=dict)
 
 
 class Population:
@@ -96,6 +73,7 @@ class Population:
         self.ramps: dict[str, Ramp] = {}
         self.bundles: dict[int, Bundle] = {}
         self.seconds: dict[int, dict[str, float]] = {}
+        self.releases = Releases(surgeon, tap, config, self._reading)
 
     @property
     def registry(self) -> Registry:
@@ -396,121 +374,21 @@ class Population:
         """Drop what edits saved, but for those that are still to be judged."""
         self.bundles = {seq: bundle for seq, bundle in self.bundles.items() if seq in seqs}
 
-    # ---- release of twins -------------------------------------------------------------------
+    # ---- twins ------------------------------------------------------------------------------
 
     def balance_twins(self) -> None:
-        """Let each exclusive pair share its newest tokens evenly: a plane left alone grows stale.
-
-        The pair's tokens drift as its layer learns, and one twin would starve.
-        """
-        for child, parent in self.registry.twins.items():
-            layer_id, plane = self.registry[child].layer_id, self.surgeon.planes[child]
-            slots = [self.registry.slot_of(name) for name in (parent, child)]
-            inputs = self.tap.inputs(layer_id, slots)
-            if inputs is None or not len(inputs):
-                continue
-            threshold = (inputs @ plane.direction_D.to(inputs)).median()
-            self.surgeon.planes[child] = replace(plane, threshold=threshold)
-        for layer_id in {self.registry[child].layer_id for child in self.registry.twins}:
-            set_twins(self.surgeon.layers[layer_id], self.surgeon.twins(layer_id))
+        """Let each exclusive pair share its newest tokens evenly."""
+        self.releases.balance()
 
     def release_due(self, step: int, checkpoint_of: Mapping[str, int]) -> list[dict[str, Any]]:
-        """Let the twins compete that may; returns a record with a receipt for each.
-
-        ``checkpoint_of`` tells for how many checkpoints each expert has been in its state.
-        """
+        """Let the twins compete that may (see ``Releases.due``); returns a record for each."""
         records = []
-        for child, parent in list(self.registry.twins.items()):
-            age = checkpoint_of[child]
-            if age < self.config.cooling_period:
-                continue
-            late = age >= self.config.split_release_limit
-            record, values, common = self._gentlest_release(step, parent, child, late)
-            shock = record["receipt"].get("probe_shock")
-            wait = self.config.split_release is SplitRelease.shock and not late
-            if wait and shock is not None and shock > self.config.split_release_shock:
-                continue
-            self._release(step, child, values)
+        for child, record, common in self.releases.due(step, checkpoint_of):
             for seq, bundle in self.bundles.items():
                 if bundle.born == (child,):
                     self.bundles[seq] = replace(bundle, released_by=common)
             records.append(record)
         return records
-
-    def _gentlest_release(self, step: int, parent: str, child: str, late: bool) -> Release:
-        """Return a release by ``split_router_delta`` or, of a pair that cannot wait, a wider one.
-
-        At top-2 near-twins fill both places of a token. The further apart their rows, the more the
-        worse of the two gives way, as it did while they were exclusive.
-        """
-        release = self._try_release(step, parent, child, self.config.split_router_delta)
-        for factor in WIDER if late else ():
-            shock = _shock_of(release)
-            if shock is None or shock <= self.config.split_release_shock:
-                break
-            wider = self._try_release(step, parent, child, factor * self.config.split_router_delta)
-            release = min(release, wider, key=lambda one: _shock_of(one) or 0.0)
-        return release
-
-    def _released(
-        self, parent: str, child: str, routing: Routing | None, delta: float
-    ) -> tuple[dict[str, dict[str, torch.Tensor]], float]:
-        """Return what twins have in the router once they compete, by expert, and their offset.
-
-        The better of two logits is above the one they shared, so a pair would gain tokens: one
-        offset for both gives it the fraction of the tokens of ``routing`` that it had.
-        """
-        values, plane = self.surgeon.read(parent).values, self.surgeon.planes[child]
-        rows = births.released(values, plane.direction_D, plane.threshold, delta)
-        common = 0.0
-        if routing is not None:
-            slots = self.registry.slot_of(parent), self.registry.slot_of(child)
-            common = births.common_offset(rows, routing, slots)
-            for each in rows:
-                each[LOGIT_OFFSET] = each[LOGIT_OFFSET] + common
-        return dict(zip((parent, child), rows, strict=True)), common
-
-    def _try_release(self, step: int, parent: str, child: str, delta: float) -> Release:
-        """Return the record of a release as it would be felt, and what it would write."""
-        layer_id = self.registry[child].layer_id
-        slots, layer = self.registry.slots(layer_id), self.surgeon.layers[layer_id]
-        before = self._reading(layer_id, step)
-        routing = None if before is None else before.routing
-        if routing is None:
-            routing = self.tap.routing.get(layer_id)
-        values, common = self._released(parent, child, routing, delta)
-        felt: dict[str, Any] = {}
-        if before is not None:
-            rest = [t for t in self.surgeon.twins(layer_id) if slots[t.child] != child]
-            write = {slots.index(name): each for name, each in values.items()}
-            with trial(
-                layer,
-                range(len(slots)),
-                write=write,
-                pairs=rest,
-                pairs_after=self.surgeon.twins(layer_id),
-            ):
-                after = self._reading(layer_id, step)
-            assert after is not None
-            felt = receipt(before, after, [parent, child])
-        record = {
-            "step": step,
-            "layer_id": layer_id,
-            "expert_id": child,
-            "parent_id": parent,
-            "event": "released",
-            "router_delta": delta,
-            "receipt": felt,
-        }
-        return record, values, common
-
-    def _release(
-        self, step: int, child: str, values: Mapping[str, Mapping[str, torch.Tensor]]
-    ) -> None:
-        layer_id = self.registry[child].layer_id
-        for expert_id, each in values.items():
-            self.surgeon.write(expert_id, each)
-        self.surgeon.apply(Edit(layer_id, step, "released", unpair=[child]))
 
     # ---- shared -----------------------------------------------------------------------------
 
@@ -586,17 +464,8 @@ class Population:
     def state_dict(self) -> dict[str, Any]:
         """Return nested plain data with tensors; the registry's is apart."""
         return {
-            "pending": [_pack_pending(one) for one in self.pending],
-            "leaving": [
-                {
-                    "decision": one.decision.to_dict(),
-                    "expert_id": one.expert_id,
-                    "saved": {name: flatten_saved(each) for name, each in one.saved.items()},
-                    "due_step": one.due_step,
-                    "felt": one.felt,
-                }
-                for one in self.leaving
-            ],
+            "pending": [pack_pending(one) for one in self.pending],
+            "leaving": [pack_leaving(one) for one in self.leaving],
             "ramps": {name: ramp.state_dict() for name, ramp in self.ramps.items()},
             "planes": {name: dict(vars(p)) for name, p in self.surgeon.planes.items()},
             "bundles": {str(seq): bundle.state_dict() for seq, bundle in self.bundles.items()},
@@ -606,17 +475,8 @@ class Population:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore it; registry and model must already be those of the state."""
-        self.pending = [_unpack_pending(saved) for saved in state["pending"]]
-        self.leaving = [
-            Leaving(
-                LifecycleDecision.from_dict(saved["decision"]),
-                saved["expert_id"],
-                {name: nest_saved(flat) for name, flat in saved["saved"].items()},
-                saved["due_step"],
-                dict(saved["felt"]),
-            )
-            for saved in state["leaving"]
-        ]
+        self.pending = [unpack_pending(saved) for saved in state["pending"]]
+        self.leaving = [unpack_leaving(saved) for saved in state["leaving"]]
         self.ramps = {name: Ramp.from_state_dict(r) for name, r in state["ramps"].items()}
         self.surgeon.planes = {name: Plane(**plane) for name, plane in state["planes"].items()}
         self.bundles = {
@@ -628,34 +488,9 @@ class Population:
             self.surgeon.apply(Edit(layer_id, 0, "restored"))
 
 
-def _shock_of(release: Release) -> float | None:
-    shock: float | None = release[0]["receipt"].get("probe_shock")
-    return shock
-
-
 def _chosen_together(routing: Routing | None, slots: tuple[int, int]) -> bool:
     """Say whether any token chooses both of two slots."""
     if routing is None:
         return False
     first_T, second_T = ((routing.expert_index_KT == slot).any(dim=0) for slot in slots)
     return bool((first_T & second_T).any())
-
-
-def _pack_pending(one: Pending) -> dict[str, Any]:
-    newborn = one.newborn
-    return {
-        "decision": one.decision.to_dict(),
-        "expert_id": newborn.expert_id,
-        "saved": flatten_saved(newborn.saved),
-        "rewarm": newborn.rewarm,
-        "plane": None if newborn.plane is None else dict(vars(newborn.plane)),
-        "ramp_steps": one.ramp_steps,
-        "ramp_start": one.ramp_start,
-    }
-
-
-def _unpack_pending(saved: Mapping[str, Any]) -> Pending:
-    plane = None if saved["plane"] is None else Plane(**saved["plane"])
-    newborn = Newborn(saved["expert_id"], nest_saved(saved["saved"]), saved["rewarm"], plane)
-    decision = LifecycleDecision.from_dict(saved["decision"])
-    return Pending(decision, newborn, saved["ramp_steps"], saved["ramp_start"])

@@ -1,0 +1,89 @@
+"""What the jobs of a bench ended with, read back from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from chronorun.core.files import write_atomically
+from chronorun.errors import StorageError
+
+FILE = "job.json"
+
+Status = Literal["completed", "no_edit", "failed", "skipped", "missing"]
+"""``no_edit``: not trained, because the lifecycle that it follows made no edit; its metrics are
+those of that run. ``missing``: the job left no record, or has not run."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """One job: where it belongs in the comparison, how it ended, what it measured.
+
+    ``metrics`` depend on the seed alone; ``wall`` holds what differs between equal runs (seconds,
+    bytes of memory). None stands for what a run cannot tell, such as a recovery that did not come.
+    """
+
+    number: int
+    folder: str
+    arm: str
+    scenario: str
+    variant: str
+    seed: int
+    status: Status
+    reason: str = ""
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    wall: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether this job can stand in a comparison."""
+        return self.status in ("completed", "no_edit")
+
+
+def write_result(result: JobResult, job_dir: Path) -> None:
+    """Write ``job.json`` into a job's folder, atomically."""
+    text = msgspec.json.format(msgspec.json.encode(asdict(result)), indent=2)
+    write_atomically(job_dir / FILE, text + b"\n")
+
+
+def read_result(job_dir: Path) -> JobResult | None:
+    """Return what a job wrote; None when it wrote nothing. Raises StorageError for a bad file."""
+    path = job_dir / FILE
+    if not path.is_file():
+        return None
+    try:
+        raw = msgspec.json.decode(path.read_bytes())
+        result = JobResult(**raw)
+    except (msgspec.DecodeError, TypeError) as error:
+        raise StorageError(
+            f"bench: {path} is not the record of a job; delete the file to run the job again"
+        ) from error
+    if result.status not in get_args(Status):
+        raise StorageError(
+            f"bench: {path} says status={result.status}, expected one of "
+            f"{', '.join(get_args(Status))}; delete the file to run the job again"
+        )
+    return result
+
+
+def cells(results: Sequence[JobResult]) -> list[tuple[str, str]]:
+    """Return each (scenario, variant) once, in the order of the jobs."""
+    ordered = sorted(results, key=lambda result: result.number)
+    return list(dict.fromkeys((result.scenario, result.variant) for result in ordered))
+
+
+def paired(
+    results: Sequence[JobResult], scenario: str, variant: str, arm: str, metric: str
+) -> dict[int, float]:
+    """Return a metric of one arm by seed, where a job has it."""
+    found: dict[int, float] = {}
+    for result in results:
+        here = (result.scenario, result.variant, result.arm) == (scenario, variant, arm)
+        value: Any = result.metrics.get(metric) if here and result.has_metrics else None
+        if value is not None:
+            found[result.seed] = float(value)
+    return dict(sorted(found.items()))

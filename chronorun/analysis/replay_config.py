@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from chronorun.analysis.reading import Run
 from chronorun.analysis.replay_logs import Difference, Differs, first_difference
 from chronorun.config.compose import compose_run, to_run_config
-from chronorun.config.describe import show_value
+from chronorun.config.describe import all_fields, show_value
 from chronorun.config.explain import readable_error
 from chronorun.config.governance import ControlConfig, GovernanceConfig
 from chronorun.config.lifecycle import LifecycleConfig
@@ -76,6 +76,12 @@ def load_config(folder: Path) -> RunConfig:
     saved = _saved(folder)
     root = OmegaConf.structured(RunConfig)
     path = folder / "config.yaml"
+    kind = OmegaConf.select(saved, "edits.kind")
+    if kind not in (None, "policy"):
+        raise UserError(
+            f"replay: {path} says edits.kind={kind}, expected policy: a plan decided this run's "
+            f"edits, not its signals; replay the run that it follows"
+        )
     try:
         for name in SECTIONS:
             section = OmegaConf.select(saved, name)
@@ -142,7 +148,7 @@ def overridden(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     from omegaconf.errors import OmegaConfBaseException
 
     parsed, groups = parse_overrides(overrides), config_groups(conf_dir())
-    check_names(parsed, groups, multirun=False)
+    check_names(parsed, groups, multirun=False, fields=all_fields())
     for override in parsed:
         _check_decides(override)
     config = dataclasses.replace(config)

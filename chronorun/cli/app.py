@@ -52,6 +52,16 @@ def train(context: typer.Context, debug: Debug = False) -> None:
     train_command(context.args)
 
 
+@app.command(context_settings=PASS_THROUGH, add_help_option=False)
+def bench(context: typer.Context, debug: Debug = False) -> None:
+    """Compare with and without the lifecycle over seeds, resumable."""
+    from chronorun.cli.bench import bench_command
+
+    code = bench_command(context.args)
+    if code:
+        raise typer.Exit(code)
+
+
 @app.command()
 def sample(
     run: Annotated[str, typer.Argument(help="Run folder, such as outputs/run.")],

@@ -10,8 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chronorun.errors import UserError
+
+if TYPE_CHECKING:
+    from chronorun.config.describe import FieldInfo
 
 # Typer is not asked (nor imported) at every <Tab>; a test compares these with its commands.
 COMMANDS = {
@@ -24,6 +28,18 @@ COMMANDS = {
         "--config-dir",
         "--config-name",
         "--experimental-rerun",
+        "--help",
+        "--hydra-help",
+        "--debug",
+    ),
+    "bench": (
+        "--multirun",
+        "--cfg",
+        "--resolve",
+        "--package",
+        "--info",
+        "--config-dir",
+        "--config-name",
         "--help",
         "--hydra-help",
         "--debug",
@@ -152,8 +168,8 @@ def complete(words: Sequence[str]) -> list[str]:
         return _paths(current, folders_only=True)
     if current.startswith("-"):
         return _starting(COMMANDS.get(command, ()), current)
-    if command == "train":
-        return _override(current)
+    if command in ("train", "bench"):
+        return _override(current, bench=command == "bench")
     if command in ("sample", "replay") and len(before) == 1:
         return _paths(current, folders_only=True)
     if command == "replay":
@@ -167,28 +183,34 @@ def _starting(candidates: Iterable[str], current: str) -> list[str]:
     return sorted({candidate for candidate in candidates if candidate.startswith(current)})
 
 
-def _override(current: str) -> list[str]:
+def _override(current: str, *, bench: bool = False) -> list[str]:
     bare = current.lstrip("+~")
     sigil = current[: len(current) - len(bare)]
     key, sign, value = bare.partition("=")
-    found = _values(key, value) if sign else _keys(key)
+    found = _values(key, value, bench) if sign else _keys(key, bench)
     return [sigil + word for word in found]
 
 
-def _keys(current: str) -> list[str]:
-    from chronorun.config.describe import all_fields
+def _keys(current: str, bench: bool) -> list[str]:
     from chronorun.config.paths import groups
 
-    keys = [info.key for info in all_fields()]
+    keys = [info.key for info in _fields(bench)]
     if "." in current:
         return _starting((f"{key}=" for key in keys), current)
     # Fields of a group come once its dot is typed: a first <Tab> shows a screen, not a book.
     tops = {f"{key.partition('.')[0]}." if "." in key else f"{key}=" for key in keys}
-    return _starting({*tops, *(f"{name}=" for name in groups())}, current)
+    return _starting({*tops, *(f"{name}=" for name in groups(bench=bench))}, current)
 
 
-def _values(key: str, value: str) -> list[str]:
+def _fields(bench: bool) -> list[FieldInfo]:
+    from chronorun.config.bench import BenchRunConfig
     from chronorun.config.describe import all_fields
+    from chronorun.config.run import RunConfig
+
+    return all_fields(BenchRunConfig if bench else RunConfig)
+
+
+def _values(key: str, value: str, bench: bool) -> list[str]:
     from chronorun.config.paths import group_options, groups
 
     # A list of a sweep, or in brackets, completes its last item.
@@ -196,10 +218,10 @@ def _values(key: str, value: str) -> list[str]:
     done, item = value[:cut], value[cut:]
     if key in ("data.files", "resume", "output_dir", "data.cache_dir"):
         found = [*_starting(("auto",) if key == "resume" else (), item), *_paths(item)]
-    elif key in groups():
+    elif key in groups(bench=bench):
         found = _starting(group_options(key), item)
     else:
-        choices = next((info.choices for info in all_fields() if info.key == key), ())
+        choices = next((info.choices for info in _fields(bench) if info.key == key), ())
         found = _starting(choices, item)
     return [f"{key}={done}{word}" for word in found]
 

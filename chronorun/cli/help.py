@@ -1,11 +1,12 @@
-"""``chronorun train --help``: groups with their options, fields with their meaning."""
+"""``chronorun train --help`` and ``bench --help``: groups with options, fields with meaning."""
 
 from __future__ import annotations
 
 import textwrap
 from itertools import groupby
 
-from chronorun.config.describe import FieldInfo, default_run_fields, group_meaning
+from chronorun.config.bench import BenchRunConfig
+from chronorun.config.describe import FieldInfo, all_fields, default_run_fields, group_meaning
 from chronorun.config.paths import group_options, groups, option_summary
 
 WIDTH = 80
@@ -34,6 +35,51 @@ Flags (before, between or after the overrides):
 """
 
 
+BENCH_INTRODUCTION = """\
+Usage: chronorun bench [bench=preset] [group=option] [key=value] [flags]
+
+Compare training with and without the lifecycle: arms x scenarios x seeds as one
+sweep of runs, then paired differences, tests, verdicts, a report with pictures.
+The same command goes on where a sweep stopped, and shows one that is finished.
+
+  chronorun bench --multirun bench=quick
+  chronorun bench --multirun scenario=collapse seed=range(0,6)
+  chronorun bench --multirun bench=full hydra/launcher=joblib hydra.launcher.n_jobs=2
+  chronorun bench --multirun arm=static,lifecycle lifecycle=default,aggressive
+
+scenario=, seed= and arm= take one value or several; what else is given several
+values (lifecycle= above) is compared row by row. Without --multirun it does the
+same. Arms that follow the lifecycle's edits run last.
+
+Flags (before, between or after the overrides):
+  --multirun, -m           accepted, and always so
+  --cfg job|hydra|all, -c  show the configuration (--resolve, --package KEY)
+  --info [PAGE], -i        show how the configuration is put together
+  --config-dir DIR, -cd    add a folder with groups and options of your own
+  --config-name NAME, -cn  start from another root file than bench
+  --hydra-help             what Hydra offers itself: hydra/launcher=joblib, ...
+  --debug                  show a traceback when something fails
+  --help, -h               this page
+"""
+
+BENCH_ONLY = ("arm", "bench")
+
+
+def bench_help() -> str:
+    """Return the page of ``chronorun bench``, at most 80 columns wide."""
+    parts = [BENCH_INTRODUCTION, "Groups of a bench (* is taken when nothing is said):"]
+    defaults = _default_options(bench=True)
+    for group in (*BENCH_ONLY, "scenario"):
+        parts.append(f"\n  {group}=")
+        parts.extend(_option(group, name, defaults) for name in group_options(group))
+    others = ", ".join(name for name in groups() if name != "scenario")
+    parts.append("\n" + _hang("  As in chronorun train --help", others, 4, ": "))
+    parts.append("\nFields (key=default; meaning, unit, range):\n")
+    infos = all_fields(BenchRunConfig)
+    parts.extend(_field(info) for info in infos if info.group == "bench")
+    return "\n".join(parts)
+
+
 def train_help() -> str:
     """Return the page, at most 80 columns wide."""
     parts = [INTRODUCTION, "Groups and their options (* is taken when nothing is said):"]
@@ -48,14 +94,16 @@ def train_help() -> str:
     return "\n".join(parts)
 
 
-def _default_options() -> dict[str, str]:
+def _default_options(*, bench: bool = False) -> dict[str, str]:
     """Return the option that each group has when none is chosen."""
     from omegaconf import DictConfig
 
     from chronorun.config.compose import ConfigFiles, compose_checked
     from chronorun.config.paths import conf_dir
 
-    node = compose_checked([], ConfigFiles(conf_dir())).hydra.hydra.runtime.choices
+    root = ConfigFiles(conf_dir(), None, "bench", BenchRunConfig)
+    files = root if bench else ConfigFiles(conf_dir())
+    node = compose_checked([], files).hydra.hydra.runtime.choices
     assert isinstance(node, DictConfig)
     return {str(group): str(option) for group, option in node.items()}
 

@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chronorun.config.bench import BenchRunConfig
 from chronorun.config.compose import ConfigFiles, register
 from chronorun.config.explain import readable_error
 from chronorun.config.paths import conf_dir
+from chronorun.config.run import RunConfig
 from chronorun.config.suggest import next_step
 from chronorun.errors import RunInterrupted, StorageError, UserError
 
@@ -55,7 +57,8 @@ class HydraCall:
         a = self.arguments
         folder = _folder("--config-path", a.config_path) if a.config_path else conf_dir()
         extra = _folder("--config-dir", a.config_dir) if a.config_dir else None
-        return ConfigFiles(folder, extra, (a.config_name or name).removesuffix(".yaml"))
+        schema = BenchRunConfig if name == "bench" else RunConfig
+        return ConfigFiles(folder, extra, (a.config_name or name).removesuffix(".yaml"), schema)
 
 
 def _folder(flag: str, text: str) -> Path:

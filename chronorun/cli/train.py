@@ -55,6 +55,7 @@ def _run(arguments: Sequence[str]) -> None:
         _check_package(call, composition)
         hydra_bridge.run(call, train_job, files)
         return
+    _check_edits(composition)
     for message in ignored_options(composition.config, {item.key_or_group for item in given}):
         warn(message)
     run_dir = _check_place(call, composition, resumed)
@@ -91,6 +92,13 @@ def _take_over_resumed(call: HydraCall) -> Path | None:
             "give the sweep's run_id=NAME and resume=auto"
         )
     return None
+
+
+def _check_edits(composition: Composition) -> None:
+    from chronorun.training.edit_plan import decider
+
+    # Only to see whether a run that is to be followed is there.
+    decider(composition.config)
 
 
 def _check_package(call: HydraCall, composition: Composition) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chronorun.config.bench import BenchRunConfig
 from chronorun.config.describe import all_fields, flatten
 from chronorun.config.explain import SEE_HELP, readable_error
 from chronorun.config.overrides import (
@@ -36,6 +37,12 @@ class ConfigFiles:
     folder: Path
     extra: Path | None = None
     name: str = "train"
+    schema: type[RunConfig] = RunConfig
+
+    @property
+    def is_bench(self) -> bool:
+        """Whether the root is a bench's."""
+        return self.schema is BenchRunConfig
 
     def places(self) -> list[Path]:
         """Return the folders, first the one that holds the root file."""
@@ -47,8 +54,10 @@ class ConfigFiles:
 
     def groups(self) -> dict[str, list[str]]:
         """Return the groups of both folders and their options."""
-        found = config_groups(self.folder)
-        for group, options in (config_groups(self.extra) if self.extra else {}).items():
+        found = config_groups(self.folder, bench=self.is_bench)
+        for group, options in (
+            config_groups(self.extra, bench=self.is_bench) if self.extra else {}
+        ).items():
             found[group] = sorted({*found.get(group, []), *options})
         return found
 
@@ -76,16 +85,23 @@ def job_folder(number: object, overrides: str) -> str:
     return f"{number}-{words[:100]}".rstrip("-_.")
 
 
+def bench_folder(first: int, number: int, overrides: str) -> str:
+    """Return the folder name of a bench's job; its waves count on from one another."""
+    return job_folder(first + number, overrides)
+
+
 def register() -> None:
-    """Register the root schema and the resolvers that conf/ uses (again is harmless)."""
+    """Register the root schemas and the resolvers that conf/ uses (again is harmless)."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
-    # Only the root schema: a schema per group would show up as one of the group's options.
+    # Only the root schemas: a schema per group would show up as one of the group's options.
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    ConfigStore.instance().store(name="bench_schema", node=BenchRunConfig)
     # Cached per configuration: its run id stays the same however often it is read.
     OmegaConf.register_new_resolver("new_run_id", new_run_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    OmegaConf.register_new_resolver("bench_folder", bench_folder, replace=True)
 
 
 def compose_run(
@@ -107,7 +123,7 @@ def compose_checked(
     Raises UserError as ``compose_run`` does.
     """
     parsed, groups = parse_overrides(overrides), files.groups()
-    check_names(parsed, groups, multirun)
+    check_names(parsed, groups, multirun, all_fields(files.schema))
     first: Composition | None = None
     # Composing takes some 70 ms, setting a value in a copy 5: jobs that differ only in values of
     # fields are composed once.
@@ -171,7 +187,7 @@ def _compose(job: list[str], files: ConfigFiles) -> Composition:
         composed = copy.deepcopy(whole)
         with open_dict(composed):
             del composed["hydra"]
-        _refuse_unknown_keys(composed)
+        _refuse_unknown_keys(composed, files.schema)
         config = to_run_config(composed)
         # A fresh id was drawn once; from here on it is a plain value.
         composed.run_id = whole.run_id = config.run_id
@@ -209,11 +225,11 @@ def _with_search_path(job: list[str], files: ConfigFiles) -> list[str]:
     return [*rest, f"hydra.searchpath=[{','.join(map(quoted, places))}]"]
 
 
-def _refuse_unknown_keys(composed: DictConfig) -> None:
+def _refuse_unknown_keys(composed: DictConfig, schema: type[RunConfig]) -> None:
     """Refuse keys that ``+`` or a package override slipped past the schema."""
     from omegaconf import OmegaConf
 
-    fields = all_fields()
+    fields = all_fields(schema)
     known = {info.key for info in fields}
     mappings = tuple(f"{info.key}." for info in fields if info.is_mapping)
     for key in flatten(OmegaConf.to_container(composed, resolve=False)):

@@ -108,14 +108,14 @@ def fields_of(cls: type, prefix: str = "") -> Iterator[FieldInfo]:
         )
 
 
-def all_fields() -> list[FieldInfo]:
-    """Return every field of a training run, with the defaults of the dataclasses."""
-    return list(fields_of(RunConfig))
+def all_fields(schema: type[RunConfig] = RunConfig) -> list[FieldInfo]:
+    """Return every field of a root, with the defaults of the dataclasses."""
+    return list(fields_of(schema))
 
 
-def group_meaning(group: str) -> str:
+def group_meaning(group: str, schema: type[RunConfig] = RunConfig) -> str:
     """Return the first line of the docstring of a group's dataclass (empty for other groups)."""
-    hint = get_type_hints(RunConfig).get(group)
+    hint = get_type_hints(schema).get(group)
     return (getattr(hint, "__doc__", None) or "").strip().partition("\n")[0]
 
 

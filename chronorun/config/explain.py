@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chronorun.config.bench import BenchRunConfig
 from chronorun.config.describe import all_fields, flatten
 from chronorun.config.suggest import next_step
 from chronorun.errors import UserError
@@ -55,7 +56,7 @@ def _wrong_hydra_key(key: str) -> str:
 
 
 def _wrong_field(key: str, given: str | None, message: str) -> str:
-    fields = {info.key: info for info in all_fields()}
+    fields = {info.key: info for info in all_fields(BenchRunConfig)}
     if "nterpolation" in message:
         return f"configuration: {key}: {message.rstrip('.')}; correct the reference"
     info = fields.get(key)

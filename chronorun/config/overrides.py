@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from chronorun.config.describe import all_fields
+from chronorun.config.describe import FieldInfo
 from chronorun.config.explain import SEE_HELP
 from chronorun.config.suggest import next_step
 from chronorun.errors import UserError
@@ -66,10 +66,12 @@ def quoted(text: str) -> str:
 
 
 def check_names(
-    overrides: Iterable[Override], groups: Mapping[str, Sequence[str]], multirun: bool
+    overrides: Iterable[Override],
+    groups: Mapping[str, Sequence[str]],
+    multirun: bool,
+    fields: Sequence[FieldInfo],
 ) -> None:
     """Refuse unknown keys, groups and options, and sweeps where one job was asked for."""
-    fields = all_fields()
     known = {info.key for info in fields}
     known |= {".".join(key.split(".")[:n]) for key in known for n in range(1, key.count(".") + 1)}
     mappings = tuple(f"{info.key}." for info in fields if info.is_mapping)

@@ -23,25 +23,31 @@ def conf_dir() -> Path:
     raise StorageError(f"installation: {package / 'conf'} is missing; reinstall chronorun")
 
 
-def config_groups(folder: Path) -> dict[str, list[str]]:
-    """Return the groups below a config folder (sub-groups with a slash) and their options."""
+BENCH_GROUPS = ("arm", "bench")
+
+
+def config_groups(folder: Path, *, bench: bool = False) -> dict[str, list[str]]:
+    """Return the groups below a config folder (sub-groups with a slash) and their options.
+
+    Those that only a bench has are left out, unless asked for.
+    """
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*/**/*.yaml")):
         group = path.parent.relative_to(folder).as_posix()
         # What extends Hydra itself (hydra/launcher, ...) is Hydra's to list.
-        if group.partition("/")[0] != "hydra":
+        if group.partition("/")[0] != "hydra" and (bench or group not in BENCH_GROUPS):
             found.setdefault(group, []).append(path.stem)
     return found
 
 
-def groups() -> list[str]:
-    """Return the names of all groups, sub-groups with a slash."""
-    return sorted(config_groups(conf_dir()))
+def groups(*, bench: bool = False) -> list[str]:
+    """Return the names of all groups, sub-groups with a slash; a bench has more of them."""
+    return sorted(config_groups(conf_dir(), bench=bench))
 
 
 def group_options(group: str) -> list[str]:
     """Return the options of a group, such as ``data`` or ``lifecycle/spawn``."""
-    return config_groups(conf_dir()).get(group, [])
+    return config_groups(conf_dir(), bench=True).get(group, [])
 
 
 def option_summary(group: str, option: str) -> str:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from chronorun.config.data import DataConfig, TokenizerConfig
+from chronorun.config.edits import EditsConfig
 from chronorun.config.fields import check_ranges, option
 from chronorun.config.governance import GovernanceConfig
 from chronorun.config.lifecycle import LifecycleConfig
@@ -38,6 +39,7 @@ class RunConfig:
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     governance: GovernanceConfig = field(default_factory=GovernanceConfig)
     lifecycle: LifecycleConfig = field(default_factory=lambda: LifecycleConfig(enabled=False))
+    edits: EditsConfig = field(default_factory=EditsConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 

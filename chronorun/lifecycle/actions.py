@@ -32,6 +32,7 @@ class Status(StrEnum):
     blocked = "blocked"  # a limit of the population
     stale = "stale"  # was put off, and its condition no longer holds
     declined = "declined"  # a rollback that would make things worse
+    sham = "sham"  # a control run's: what goes with the edit, without the edit
 
 
 @dataclass(frozen=True)

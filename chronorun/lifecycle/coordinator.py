@@ -21,6 +21,7 @@ from chronorun.lifecycle.archive import Archive
 from chronorun.lifecycle.bundles import judge_by_probe, leave_one_out
 from chronorun.lifecycle.cycle import Outcome, advance
 from chronorun.lifecycle.decisions import LifecycleDecision, make_decision
+from chronorun.lifecycle.edit_plan import Decide
 from chronorun.lifecycle.logs import LifecycleLogs
 from chronorun.lifecycle.observation import LayerInput, SignalReader
 from chronorun.lifecycle.policy_state import PolicyState, due_probations
@@ -58,7 +59,8 @@ class LifecycleCoordinator:
     - ``lenses`` by layer id: their shares follow the population;
     - ``probe(step)``: the model's loss on held-out tokens. Without it edits are neither measured
       nor judged, and nothing is rolled back;
-    - ``archive_dir``: archived experts are kept there, in memory otherwise.
+    - ``archive_dir``: archived experts are kept there, in memory otherwise;
+    - ``decide``: decides in the policy's place (see ``edit_plan``).
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class LifecycleCoordinator:
         seed: int = 0,
         warmup_steps: int | None = None,
         max_top_k: int = 1,
+        decide: Decide = advance,
     ) -> None:
         self.config = config if config is not None else LifecycleConfig()
         self.controller = controller
@@ -101,6 +104,7 @@ class LifecycleCoordinator:
         self.reader = SignalReader(
             self.layers, self.registry, self.tap, self.config, control, max_top_k
         )
+        self.decide = decide
         self.policy = PolicyState()
         self.counts: Counter[str] = Counter()
         self.cycles = 0
@@ -189,9 +193,11 @@ class LifecycleCoordinator:
             self._signals(step, layer, windows.get(layer.layer_id), control, readings, gains)
             for layer in snapshot.layers
         ]
-        self.policy, outcome = advance(self.policy, signals, self.config, self.warmup_steps)
+        self.policy, outcome = self.decide(self.policy, signals, self.config, self.warmup_steps)
         self.cycles += outcome.is_cycle
         done = [self._carry_out(v, step, windows) for v in outcome.executed()]
+        for layer_id, expert_id in () if self.config.dry_run else outcome.treated:
+            self.population.treat(layer_id, expert_id, step)
         self.population.keep_bundles({probation.seq for probation in self.policy.probations})
         self.alerts = [
             f"SUSPECT: Layer {layer_id}: {expert_id} looks broken, for "

@@ -33,13 +33,17 @@ PROPOSERS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a checkpoint brought; verdicts and judgements are empty outside a cycle."""
+    """What a checkpoint brought; verdicts and judgements are empty outside a cycle.
+
+    ``treated`` names the experts (layer, id) that get a newborn's optimizer state as a sham.
+    """
 
     checkpoint: int
     is_cycle: bool
     verdicts: list[Verdict] = field(default_factory=list)
     judgements: list[Judgement] = field(default_factory=list)
     suspects: list[tuple[int, str]] = field(default_factory=list)
+    treated: list[tuple[int, str]] = field(default_factory=list)
 
     def executed(self) -> list[Verdict]:
         """Return what is to be carried out, in order."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from chronorun.config.lifecycle import (
+    ChildMoments,
     LifecycleConfig,
     ParentMoments,
     RouterChange,
@@ -369,6 +370,13 @@ class Population:
         )
         concerned = list(dict.fromkeys((*bundle.born, *bundle.saved)))
         return self._perform(edit, decision, decision.step, concerned, None)
+
+    def treat(self, layer_id: int, expert_id: str, step: int) -> None:
+        """Give an expert the optimizer state of a newborn, and leave all else as it is."""
+        old, how = self.surgeon.read(expert_id), self.config.child_moments
+        treated = Saved(old.values, child_moments(old.moments, how))
+        rewarm = [expert_id] if how is ChildMoments.zero else []
+        self.surgeon.apply(Edit(layer_id, step, "sham", write={expert_id: treated}, rewarm=rewarm))
 
     def keep_bundles(self, seqs: Collection[int]) -> None:
         """Drop what edits saved, but for those that are still to be judged."""

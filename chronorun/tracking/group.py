@@ -67,14 +67,15 @@ class TrackerGroup:
 
 
 def build_trackers(
-    config: RunConfig, run_dir: Path, console: Console | None = None
+    config: RunConfig, run_dir: Path, console: Console | None = None, *, quiet: bool = False
 ) -> TrackerGroup:
     """Return the trackers that the configuration asks for; progress goes to ``console``.
 
-    Without one it goes to standard error, as a live bar or as lines.
+    Without one it goes to standard error, as a live bar or as lines; ``quiet``: nowhere.
     """
-    screen = progress_tracker(config.tracking, console)
-    group = TrackerGroup([screen, LogFileTracker(run_dir / "train.log")])
+    group = TrackerGroup([LogFileTracker(run_dir / "train.log")])
+    if not quiet:
+        group.trackers.insert(0, progress_tracker(config.tracking, console))
     if chosen_mode(config.tracking.wandb) != "disabled":
         group.trackers.append(WandbTracker(config.tracking.wandb, group.notice))
     return group

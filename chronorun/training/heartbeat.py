@@ -25,6 +25,7 @@ from chronorun.telemetry import (
     SystemSnapshot,
     WindowStats,
 )
+from chronorun.training.edit_plan import decider
 from chronorun.training.logs import RunLogs
 
 
@@ -119,6 +120,7 @@ class Heartbeat:
             seed=config.seed,
             warmup_steps=config.lifecycle.warmup(config.optimizer.warmup_steps),
             max_top_k=config.model.top_k,
+            decide=decider(config),
         )
         for layer in self.layers:
             layer.observer = partial(_observe_both, self.recorder, self.lifecycle)

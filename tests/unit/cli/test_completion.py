@@ -76,7 +76,7 @@ def test_paths_are_completed_where_one_is_wanted(
 def test_the_commands_are_those_of_the_command_line() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert set(commands) == set(COMMANDS)
-    for name in set(commands) - {"train"}:
+    for name in set(commands) - {"train", "bench"}:
         flags = {text for option in commands[name].params for text in option.opts}
         flags = {flag for flag in flags if flag.startswith("--")} | {"--help"}
         assert set(COMMANDS[name]) == flags
@@ -84,7 +84,8 @@ def test_the_commands_are_those_of_the_command_line() -> None:
 
 def test_the_flags_of_train_are_hydras_and_ours() -> None:
     known = {flag for flag in parse([]).parser._option_string_actions if flag.startswith("--")}
-    assert set(COMMANDS["train"]) - {"--debug"} <= known
+    for command in ("train", "bench"):
+        assert set(COMMANDS[command]) - {"--debug"} <= known
 
 
 def test_the_shell_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

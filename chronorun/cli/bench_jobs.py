@@ -1,0 +1,165 @@
+"""One job of a bench: train, measure, leave a record."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chronorun.analysis.bench_results import JobResult, Status, read_result, write_result
+from chronorun.config.bench import FOLLOWERS, BenchRunConfig, OnError
+from chronorun.errors import RunInterrupted
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+LEADER = "lifecycle"
+ERROR_FILE = "error.txt"
+
+
+class SweepStopped(BaseException):
+    """Carries ``bench.on_error=stop`` past Hydra, which would go on with the next job."""
+
+
+def bench_job(composed: DictConfig) -> float | None:
+    """Run one job of Hydra's unless it is done; return its validation loss."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from chronorun.config.compose import to_run_config
+
+    run_dir = Path(str(HydraConfig.get().runtime.output_dir))
+    done = read_result(run_dir)
+    if done is not None and done.has_metrics:
+        return done.metrics.get("val_loss")
+    config = to_run_config(composed)
+    assert isinstance(config, BenchRunConfig)
+    job = _Job(composed, config, run_dir)
+    try:
+        result = job.run()
+    except RunInterrupted:
+        raise
+    except Exception as error:
+        (run_dir / ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
+        first = (str(error).splitlines() or [""])[0]
+        result = job.result("failed", f"{type(error).__name__}: {first}; see {ERROR_FILE}")
+    write_result(result, run_dir)
+    if result.status == "failed" and config.bench.on_error is OnError.stop:
+        raise SweepStopped
+    return result.metrics.get("val_loss")
+
+
+def variant_of(overrides: list[str], varied: list[str]) -> str:
+    """Return what a job differs in beyond scenario, seed and arm, as its overrides say it."""
+    return ",".join(text for text in overrides if text.partition("=")[0] in varied)
+
+
+class _Job:
+    """Where a job stands in the comparison, and how it is run."""
+
+    def __init__(self, composed: DictConfig, config: BenchRunConfig, run_dir: Path) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        hydra = HydraConfig.get()
+        self.composed, self.config, self.run_dir = composed, config, run_dir
+        self.arm = str(hydra.runtime.choices["arm"])
+        self.scenario = str(hydra.runtime.choices["scenario"])
+        task = [str(text) for text in hydra.overrides.task]
+        self.variant = variant_of(task, config.bench.varied)
+        self.number = config.bench.first_job + int(hydra.job.num)
+
+    def result(self, status: Status, reason: str = "", **figures: Any) -> JobResult:
+        """Return the record of this job."""
+        return JobResult(
+            self.number,
+            self.run_dir.name,
+            self.arm,
+            self.scenario,
+            self.variant,
+            self.config.seed,
+            status,
+            reason,
+            **figures,
+        )
+
+    def run(self) -> JobResult:
+        """Train and measure, as far as the run that this one follows allows it."""
+        if self.arm in FOLLOWERS:
+            leader = self._leader()
+            if leader is None or leader.status != "completed":
+                why = "has not run" if leader is None else f"{leader.status}: {leader.reason}"
+                return self.result("skipped", f"{LEADER} of this seed {why}")
+            if not leader.metrics.get("edits"):
+                return self.result("no_edit", metrics=leader.metrics)
+            self._follow(leader)
+        return self._train()
+
+    def _leader(self) -> JobResult | None:
+        wanted = (LEADER, self.scenario, self.variant, self.config.seed)
+        for path in self.run_dir.parent.glob("*/job.json"):
+            found = read_result(path.parent)
+            if found and (found.arm, found.scenario, found.variant, found.seed) == wanted:
+                return found
+        return None
+
+    def _follow(self, leader: JobResult) -> None:
+        if self.arm == "static_mean":
+            mean = leader.metrics["mean_population"]
+            assert mean is not None
+            self.composed.model.num_experts = max(self.config.model.top_k, round(mean))
+        else:
+            self.composed.edits.source = str(self.run_dir.parent / leader.folder)
+
+    def _train(self) -> JobResult:
+        from chronorun.analysis.bench_metrics import run_metrics, wall_figures
+        from chronorun.config.compose import to_run_config
+        from chronorun.core.peak_memory import PeakMemory
+        from chronorun.tracking import build_trackers
+        from chronorun.training import run_training
+
+        composed = self._plain_run()
+        config = to_run_config(composed)
+        with PeakMemory() as memory:
+            run_training(
+                config, composed, self.run_dir, build_trackers(config, self.run_dir, quiet=True)
+            )
+        metrics = run_metrics(self.run_dir)
+        wall = wall_figures(self.run_dir) | {"peak_memory_bytes": memory.peak_bytes}
+        if not self.config.bench.keep_checkpoints:
+            for name in ("checkpoints", "archive"):
+                shutil.rmtree(self.run_dir / name, ignore_errors=True)
+        return self.result("completed", metrics=metrics, wall=wall)
+
+    def _plain_run(self) -> DictConfig:
+        """Return the configuration as ``chronorun train`` would have it; clear a killed job."""
+        from omegaconf import OmegaConf
+
+        from chronorun.cli.resume import has_checkpoints
+        from chronorun.config.run import RunConfig
+
+        sweep = self.run_dir.parent.name
+        run_id = re.sub(r"[^A-Za-z0-9._+-]", "-", f"{sweep}-{self.run_dir.name}")[-150:]
+        wandb = self.composed.tracking.wandb
+        wandb.group, wandb.job_type = wandb.group or sweep, wandb.job_type or self.arm
+        self.composed.run_id = run_id.lstrip("._+-")
+        if has_checkpoints(self.run_dir):
+            self.composed.resume = "auto"
+        else:
+            _clear(self.run_dir)
+        plain = OmegaConf.to_container(self.composed, resolve=False)
+        assert isinstance(plain, dict)
+        del plain["bench"]
+        run = OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
+        return OmegaConf.masked_copy(run, list(plain))  # type: ignore[arg-type]
+
+
+def _clear(run_dir: Path) -> None:
+    """Drop what a killed job left behind, but for what Hydra wrote for this one."""
+    for path in run_dir.iterdir():
+        if path.name == ".hydra" or path.name == "train.log":
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

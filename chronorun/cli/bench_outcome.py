@@ -1,0 +1,137 @@
+"""What a sweep adds up to: records collected, verdicts, files, the table on the screen."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chronorun import __version__
+from chronorun.analysis.bench_results import FILE, JobResult, read_result
+from chronorun.cli.bench_jobs import variant_of
+from chronorun.cli.terminal import warn
+from chronorun.core.files import write_atomically
+from chronorun.errors import StorageError
+
+if TYPE_CHECKING:
+    from chronorun.cli.bench import Sweep
+    from chronorun.config.bench import BenchRunConfig
+
+PACKAGES = ("torch", "numpy", "scipy", "hydra-core")
+
+
+def conclude(folder: Path, sweep: Sweep, config: BenchRunConfig, commands: list[str]) -> int:
+    """Write and show what the jobs found; return how many have no result."""
+    from rich.console import Console
+
+    from chronorun.analysis.bench_csv import write_csv
+    from chronorun.analysis.bench_plots import read_curves
+    from chronorun.analysis.bench_report import write_reports
+    from chronorun.analysis.bench_table import render_table
+    from chronorun.analysis.verdicts import VerdictRules, judge, to_json
+
+    results = collect(folder, sweep)
+    bench = config.bench
+    rules = VerdictRules(margin=bench.margin, alpha=bench.alpha, confidence=bench.confidence)
+    verdicts = judge(results, rules)
+    write_csv(results, folder / "results.csv")
+    write_atomically(folder / "verdicts.json", to_json(verdicts, rules, folder.name, results))
+    write_reports(
+        folder.name,
+        verdicts,
+        results,
+        rules,
+        commands,
+        environment(config),
+        folder,
+        read_curves(results, folder),
+    )
+    _to_wandb(config, folder, verdicts, results)
+    console = Console()
+    console.print(render_table(verdicts, results, console.width), crop=False)
+    console.print(f"folder  {folder}", markup=False, highlight=False, crop=False, soft_wrap=True)
+    return sum(not result.has_metrics for result in results)
+
+
+def collect(folder: Path, sweep: Sweep) -> list[JobResult]:
+    """Return a record for every job of the sweep, in order; ``missing`` where one left none."""
+    found: dict[tuple[str, ...], JobResult] = {}
+    others = []
+    for path in folder.glob(f"*/{FILE}"):
+        try:
+            result = read_result(path.parent)
+        except StorageError as error:
+            warn(str(error))
+            continue
+        if result is not None:
+            key = (result.scenario, result.variant, str(result.seed), result.arm)
+            found[key] = result
+    results, number = [], 0
+    for arms in sweep.waves:
+        for key in _keys(sweep, arms):
+            if key not in found:
+                scenario, variant, seed, arm = key
+                missing = JobResult(
+                    number, "", arm, scenario, variant, int(seed), "missing", "has left no record"
+                )
+                results.append(missing)
+            else:
+                results.append(found.pop(key))
+            number += 1
+    # Of an optimising sweeper no list is known beforehand.
+    others = sorted(found.values(), key=lambda result: result.number)
+    return [*results, *others]
+
+
+def _keys(sweep: Sweep, arms: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    varied = [[f"{key}={value}" for value in values] for key, values in sweep.varied.items()]
+    variants = [variant_of(list(v), list(sweep.varied)) for v in itertools.product(*varied)]
+    return list(itertools.product(sweep.scenarios, variants, sweep.seeds, arms))
+
+
+def environment(config: BenchRunConfig) -> dict[str, str]:
+    """Return machine and versions, for the report."""
+    return {
+        "chronorun": __version__,
+        "Python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {_processor()}",
+        "threads per job": str(config.training.threads or os.cpu_count()),
+        "platform": sys.platform,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown processor"
+
+
+def _to_wandb(
+    config: BenchRunConfig, folder: Path, verdicts: Sequence[object], results: list[JobResult]
+) -> None:
+    from chronorun.tracking.sweep_summary import log_sweep
+
+    columns = ("scenario", "variant", "arm", "seed", "status", "val_loss", "edits")
+    rows = [
+        [r.scenario, r.variant, r.arm, r.seed, r.status]
+        + [r.metrics.get(name) for name in columns[5:]]
+        for r in results
+    ]
+    words = [
+        [getattr(v, name) for name in ("scenario", "variant", "verdict", "n", "reason")]
+        for v in verdicts
+    ]
+    tables = {
+        "bench/results": (columns, rows),
+        "bench/verdicts": (("scenario", "variant", "verdict", "seeds", "reason"), words),
+    }
+    log_sweep(config.tracking.wandb, folder, tables, warn)

@@ -1,0 +1,121 @@
+"""How far a sweep is: seen from its folder, so that any launcher may run the jobs."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from chronorun.analysis.bench_results import FILE, JobResult, read_result
+from chronorun.core.text import harmless
+from chronorun.errors import StorageError
+
+EVERY_S = 0.5
+
+
+@contextmanager
+def watching(folder: Path, total: int) -> Iterator[None]:
+    """Show each job as it ends: a bar on a terminal, a line per job elsewhere (standard error)."""
+    known = {path.parent.name for path in folder.glob(f"*/{FILE}")}
+    known = {name for name in known if _is_done(folder / name)}
+    console = Console(stderr=True)
+    place = harmless(str(folder))
+    console.print(f"bench {place}: {total} jobs, {len(known)} done", markup=False, highlight=False)
+    watch = _Watch(folder, total, known, console)
+    thread = threading.Thread(target=watch.run, daemon=True, name="bench-progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        watch.stop.set()
+        thread.join()
+
+
+def describe(result: JobResult) -> str:
+    """Return one line on a job that has ended."""
+    name = "healthy" if result.scenario == "none" else result.scenario
+    what = " ".join(filter(None, [name, result.variant, result.arm, f"seed {result.seed}"]))
+    loss, seconds = result.metrics.get("val_loss"), result.wall.get("seconds")
+    if result.status == "completed" and loss is not None:
+        took = "" if seconds is None else f" ({seconds:.0f} s)"
+        return f"{what}: {loss:.4f}{took}"
+    if result.status == "no_edit":
+        return f"{what}: not trained, the lifecycle made no edit"
+    return f"{what}: {result.status}: {result.reason}"
+
+
+def _is_done(job_dir: Path) -> bool:
+    try:
+        result = read_result(job_dir)
+    except StorageError:
+        return False
+    return result is not None and result.has_metrics
+
+
+class _Watch:
+    def __init__(self, folder: Path, total: int, known: set[str], console: Console) -> None:
+        self.folder, self.total, self.console = folder, total, console
+        self.seen = {name: self._time(folder / name / FILE) for name in known}
+        self.done = len(known)
+        self.stop = threading.Event()
+
+    @staticmethod
+    def _time(path: Path) -> int:
+        return path.stat().st_mtime_ns
+
+    def run(self) -> None:
+        """Look until told to stop, and once more then."""
+        if not self.console.is_terminal:
+            self._loop(self._print)
+            return
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task("jobs", total=self.total, completed=self.done)
+
+            def show(result: JobResult) -> None:
+                bar.console.print(self._line(result), markup=False, highlight=False)
+                bar.update(task, completed=self.done)
+
+            self._loop(show)
+
+    def _loop(self, show: object) -> None:
+        assert callable(show)
+        while True:
+            last = self.stop.wait(EVERY_S)
+            for result in self._ended():
+                self.done += 1
+                show(result)
+            if last:
+                return
+
+    def _ended(self) -> Iterator[JobResult]:
+        for path in sorted(self.folder.glob(f"*/{FILE}"), key=self._time):
+            name, when = path.parent.name, self._time(path)
+            if self.seen.get(name) == when:
+                continue
+            self.seen[name] = when
+            try:
+                result = read_result(path.parent)
+            except StorageError:
+                continue
+            if result is not None:
+                yield result
+
+    def _print(self, result: JobResult) -> None:
+        sys.stderr.write(f"{self._line(result)}\n")
+        sys.stderr.flush()
+
+    def _line(self, result: JobResult) -> str:
+        now = time.strftime("%H:%M:%S")
+        return harmless(f"{now} {self.done}/{self.total} {describe(result)}")

@@ -1,0 +1,31 @@
+"""The W&B run that holds what a whole sweep adds up to, beside the runs of its jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from chronorun.config.observing import WandbConfig
+from chronorun.tracking.protocol import RunInfo
+from chronorun.tracking.wandb_tracker import WandbTracker, chosen_mode
+
+Table = tuple[Sequence[str], Sequence[Sequence[object]]]
+
+
+def log_sweep(
+    config: WandbConfig, folder: Path, tables: Mapping[str, Table], notice: Callable[[str], None]
+) -> None:
+    """Log tables (columns, rows) to a run of the sweep's group with the job type ``summary``.
+
+    As everywhere, W&B that fails is said once and stops nothing; ``disabled`` logs nothing.
+    """
+    if chosen_mode(config) == "disabled":
+        return
+    sweep = folder.name
+    own = dataclasses.replace(config, group=config.group or sweep, job_type="summary")
+    tracker = WandbTracker(own, notice)
+    tracker.start(RunInfo(f"{sweep}-summary", folder, 0, 0, 0, {}, {}, None))
+    for name, (columns, rows) in tables.items():
+        tracker.table(name, columns, rows)
+    tracker.finish({"status": "completed"})

@@ -1,0 +1,81 @@
+"""The table of rows: on the terminal, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from performance.rows import Row
+
+HEADER = ("row", "figure", "must", "aim", "verdict")
+
+
+def number(value: float | None, unit: str) -> str:
+    """Write a figure in its unit."""
+    if value is None:
+        return ""
+    if unit == "%":
+        return f"{value:.2%}"
+    text = (
+        f"{value:.4f}" if unit == "nats" else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
+    )
+    return text if unit in ("x", "exponent") else f"{text} {unit}"
+
+
+def figure(row: Row) -> str:
+    """Write a row's figure with its range, or why there is none."""
+    if row.value is None:
+        return row.status
+    text = number(row.value, row.unit)
+    if row.least is None or row.largest is None:
+        return text
+    return f"{text} ({number(row.least, row.unit)} to {number(row.largest, row.unit)})"
+
+
+def cells(row: Row) -> tuple[str, str, str, str, str]:
+    """Return the cells of a row under ``HEADER``."""
+    sign = ">= " if row.at_least else "<= "
+    must, aim = (
+        "" if goal is None else f"{sign}{number(goal, row.unit)}" for goal in (row.must, row.aim)
+    )
+    verdict = "" if row.value is None else row.verdict()
+    return row.name, figure(row), must, aim, verdict
+
+
+def text_table(rows: Sequence[Row]) -> str:
+    """Return the rows of one group, aligned, notes below the figures they belong to."""
+    table = [cells(row) for row in rows]
+    widths = [max(len(line[i]) for line in [*table, HEADER]) for i in range(len(HEADER))]
+    lines = []
+    for line, row in zip(table, rows, strict=True):
+        padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        lines.append("  " + "  ".join(padded).rstrip())
+        if row.note:
+            lines.append(f"      {row.note}")
+    return "\n".join(lines)
+
+
+def markdown(record: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Return the page: machine, groups with their load, one table."""
+    machine = ", ".join(f"{key}: {value}" for key, value in record["machine"].items())
+    lines = ["# Performance", "", f"`{record['command']}`", "", machine, ""]
+    lines += [f"| {' | '.join((*HEADER, 'note'))} |", "|" + " --- |" * (len(HEADER) + 1)]
+    lines += [f"| {' | '.join((*cells(row), row.note))} |" for row in rows]
+    lines += ["", "| group | seconds | load average before | after |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {name} | {group['seconds']:.0f} | {group['load_before']} | {group['load_after']} |"
+        for name, group in record["groups"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write(stem: Path, record: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Write ``<stem>.json`` and ``<stem>.md``."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    whole = dict(record) | {"rows": [asdict(row) | {"verdict": row.verdict()} for row in rows]}
+    text = json.dumps(whole, indent=2) + "\n"
+    stem.with_suffix(".json").write_text(text, encoding="utf-8")
+    stem.with_suffix(".md").write_text(markdown(record, rows), encoding="utf-8")

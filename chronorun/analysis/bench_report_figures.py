@@ -1,0 +1,159 @@
+"""The figures that a bench's table and report show: arms summed up, and numbers as text."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
+
+from chronorun.analysis.bench_results import JobResult, paired
+from chronorun.analysis.comparisons import LIFECYCLE, Comparison
+from chronorun.analysis.report_fields import figure, finite
+from chronorun.analysis.verdicts import MUST_BEAT, CellVerdict
+
+MISSING = "–"
+STATUSES = ("failed", "skipped", "missing")
+_UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def scenario_name(scenario: str) -> str:
+    """Return a scenario as people read it: a run that nothing happens to is healthy."""
+    return "healthy" if scenario == "none" else scenario
+
+
+def cell_name(verdict: CellVerdict) -> str:
+    """Return scenario and variant."""
+    name = scenario_name(verdict.scenario)
+    return f"{name}, {verdict.variant}" if verdict.variant else name
+
+
+def arms_of(results: Iterable[JobResult], verdict: CellVerdict) -> list[str]:
+    """Return the arms of a cell: the lifecycle first, the others in the order of their jobs."""
+    cell = (verdict.scenario, verdict.variant)
+    ordered = sorted(results, key=lambda result: result.number)
+    found = dict.fromkeys(r.arm for r in ordered if (r.scenario, r.variant) == cell)
+    return sorted(found, key=lambda arm: arm != LIFECYCLE)
+
+
+def values_of(
+    results: Sequence[JobResult], verdict: CellVerdict, arm: str, metric: str
+) -> list[float]:
+    """Return the finite values of a metric over the seeds of one arm."""
+    found = paired(results, verdict.scenario, verdict.variant, arm, metric)
+    return [value for value in found.values() if math.isfinite(value)]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Return the mean; None of nothing."""
+    return fmean(values) if values else None
+
+
+def mean_edits(results: Sequence[JobResult], verdict: CellVerdict) -> float | None:
+    """Return how many edits the lifecycle made in this cell, as a mean over seeds."""
+    return mean(values_of(results, verdict, LIFECYCLE, "edits"))
+
+
+def shown_baselines(verdicts: Sequence[CellVerdict]) -> list[str]:
+    """Return the baselines worth a column: those a verdict asks for, else any three."""
+    known = dict.fromkeys(c.baseline for verdict in verdicts for c in verdict.comparisons)
+    return [arm for arm in MUST_BEAT if arm in known] or list(known)[:3]
+
+
+def against(verdict: CellVerdict, baseline: str) -> Comparison | None:
+    """Return the comparison with a baseline; None where no seed allows one."""
+    return next((c for c in verdict.comparisons if c.baseline == baseline and c.n), None)
+
+
+def percents(comparison: Comparison) -> tuple[float, float, float]:
+    """Return mean, low and high as percent of the baseline's mean; nan for what is unknown."""
+    c = comparison
+    if c.mean:
+        scale = 100.0 * c.relative_mean / c.mean
+        return 100.0 * c.relative_mean, scale * c.low, scale * c.high
+    # A mean of 0 does not tell the baseline's, which only an interval of no width can spare.
+    ends = [0.0 if end == 0.0 else math.nan for end in (c.low, c.high)]
+    return c.mean, ends[0], ends[1]
+
+
+def signed(value: float | None, minus: str = "−") -> str:
+    """Return a number with its sign and about three digits, such as −2.13 or +12.3."""
+    known = finite(value)
+    if known is None:
+        return MISSING if minus != "-" else "-"
+    size = abs(known)
+    text = figure(known, f"+.{2 if size < 9.995 else 1 if size < 99.95 else 0}f")
+    if not text.strip("+0."):
+        text = text.replace("+", "")
+    return text.replace("−", minus)
+
+
+def bracketed(comparison: Comparison | None) -> str:
+    """Return mean and interval in percent, short and in ASCII: ``-2.13 [-2.50, -1.80]``."""
+    if comparison is None:
+        return "-"
+    middle, low, high = (signed(value, "-") for value in percents(comparison))
+    return f"{middle} [{low}, {high}]"
+
+
+def interval(comparison: Comparison | None, unit: str = "") -> str:
+    """Return mean and interval in percent: ``−2.13 (−2.50 to −1.80)``."""
+    if comparison is None:
+        return MISSING
+    middle, low, high = map(signed, percents(comparison))
+    return f"{middle}{unit} ({low} to {high})"
+
+
+def number(value: float | None, form: str = ".4g") -> str:
+    """Return a number; a dash for what is not known or not finite."""
+    return figure(finite(value), form, MISSING)
+
+
+def p_value(value: float) -> str:
+    """Return a p value with two digits."""
+    return number(value, ".2g")
+
+
+def mean_sd(values: Sequence[float], form: str = ".4f") -> str:
+    """Return mean ± standard deviation over seeds (n - 1)."""
+    if len(values) < 2:
+        return number(mean(values), form)
+    return f"{number(mean(values), form)} ± {number(stdev(values), form)}"
+
+
+def scaled(value: float | None) -> str:
+    """Return a large number in short, such as 1.234 M."""
+    known = finite(value)
+    for size, unit in _UNITS:
+        if known is not None and abs(known) >= size:
+            return f"{number(known / size)} {unit}"
+    return number(known)
+
+
+def mebibytes(value: float | None) -> str:
+    """Return bytes as MiB."""
+    return number(None if value is None else value / 2**20, ",.0f")
+
+
+def without_result(
+    results: Iterable[JobResult], metric: str = "val_loss"
+) -> list[tuple[JobResult, str, str]]:
+    """Return the jobs that stand in no comparison, with what befell each and why."""
+    found = []
+    for result in sorted(results, key=lambda result: result.number):
+        value = result.metrics.get(metric)
+        if not result.has_metrics:
+            found.append((result, str(result.status), result.reason))
+        elif value is None or not math.isfinite(value):
+            found.append((result, "no loss", f"no finite {metric}"))
+    return found
+
+
+def counted(found: Sequence[tuple[JobResult, str, str]], total: int) -> str:
+    """Return how many jobs have no result, by what befell them."""
+    if not found:
+        return f"All {total} jobs have a result."
+    counts = Counter(what for _, what, _ in found)
+    order = [*STATUSES, *sorted(counts.keys() - set(STATUSES))]
+    parts = ", ".join(f"{counts[what]} {what}" for what in order if counts[what])
+    return f"{len(found)} of {total} jobs {'has' if len(found) == 1 else 'have'} no result: {parts}"

@@ -152,7 +152,7 @@ def without_result(
 def counted(found: Sequence[tuple[JobResult, str, str]], total: int) -> str:
     """Return how many jobs have no result, by what befell them."""
     if not found:
-        return f"All {total} jobs have a result."
+        return "The 1 job has a result." if total == 1 else f"All {total} jobs have a result."
     counts = Counter(what for _, what, _ in found)
     order = [*STATUSES, *sorted(counts.keys() - set(STATUSES))]
     parts = ", ".join(f"{counts[what]} {what}" for what in order if counts[what])

@@ -65,8 +65,8 @@ def _rows(
     yield lines[0]
     for line, text, verdict in zip(lines[1:], below, verdicts, strict=True):
         _colour(line, verdict)
-        yield line.append(f"{_GAP}{text}") if fits else line
-        if not fits:
+        yield line.append(f"{_GAP}{text}") if text and fits else line
+        if text and not fits:
             yield Padding(Text(text, overflow="fold"), (0, 0, 0, 2), expand=False)
 
 

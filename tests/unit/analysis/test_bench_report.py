@@ -159,7 +159,7 @@ def test_a_median_beyond_the_run_is_no_number(tmp_path: Path) -> None:
 
 def test_a_follower_without_edits_is_marked_and_spends_nothing(tmp_path: Path) -> None:
     results = [
-        replace(r, status="no_edit", wall={}) if (r.scenario, r.arm) == ("none", "yoked") else r
+        replace(r, status="no_edit") if (r.scenario, r.arm) == ("none", "yoked") else r
         for r in sweep(seeds=3)
     ]
     cells = row(written(tmp_path, results)[0], "healthy", "Loss and compute", "yoked")

@@ -133,7 +133,7 @@ class _Job:
 
     def _plain_run(self) -> DictConfig:
         """Return the configuration as ``chronorun train`` would have it; clear a killed job."""
-        from omegaconf import OmegaConf
+        from omegaconf import DictConfig, OmegaConf
 
         from chronorun.cli.resume import has_checkpoints
         from chronorun.config.run import RunConfig
@@ -151,7 +151,8 @@ class _Job:
         assert isinstance(plain, dict)
         del plain["bench"]
         run = OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
-        return OmegaConf.masked_copy(run, list(plain))  # type: ignore[arg-type]
+        assert isinstance(run, DictConfig)
+        return run
 
 
 def _clear(run_dir: Path) -> None:

@@ -22,12 +22,11 @@ EVERY_S = 0.5
 @contextmanager
 def watching(folder: Path, total: int) -> Iterator[None]:
     """Show each job as it ends: a bar on a terminal, a line per job elsewhere (standard error)."""
-    known = {path.parent.name for path in folder.glob(f"*/{FILE}")}
-    known = {name for name in known if _is_done(folder / name)}
+    done = sum(_is_done(path.parent) for path in folder.glob(f"*/{FILE}"))
     console = Console(stderr=True)
     place = harmless(str(folder))
-    console.print(f"bench {place}: {total} jobs, {len(known)} done", markup=False, highlight=False)
-    watch = _Watch(folder, total, known, console)
+    console.print(f"bench {place}: {total} jobs, {done} done", markup=False, highlight=False)
+    watch = _Watch(folder, total, done, console)
     thread = threading.Thread(target=watch.run, daemon=True, name="bench-progress")
     thread.start()
     try:
@@ -59,10 +58,10 @@ def _is_done(job_dir: Path) -> bool:
 
 
 class _Watch:
-    def __init__(self, folder: Path, total: int, known: set[str], console: Console) -> None:
-        self.folder, self.total, self.console = folder, total, console
-        self.seen = {name: self._time(folder / name / FILE) for name in known}
-        self.done = len(known)
+    def __init__(self, folder: Path, total: int, done: int, console: Console) -> None:
+        self.folder, self.total, self.done, self.console = folder, total, done, console
+        # By folder, when its record was written: a job that failed before leaves a new one.
+        self.seen = {p.parent.name: self._time(p) for p in folder.glob(f"*/{FILE}")}
         self.stop = threading.Event()
 
     @staticmethod

@@ -17,7 +17,6 @@ from chronorun.config.run import RunConfig
 from chronorun.errors import UserError
 from chronorun.governance import ChronoLens, ControlDecision, Controller, save_priors
 from chronorun.lifecycle import Action, LifecycleCoordinator, LifecycleDecision
-from chronorun.lifecycle.receipts import ProbeLoss
 from chronorun.model import GPT, MoELayer, Routing
 from chronorun.telemetry import (
     AlertHistory,
@@ -27,6 +26,7 @@ from chronorun.telemetry import (
 )
 from chronorun.training.edit_plan import decider
 from chronorun.training.logs import RunLogs
+from chronorun.training.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Heartbeat:
         device: torch.device,
         vocab_size: int,
         optimizer: torch.optim.Optimizer | None = None,
-        probe: ProbeLoss | None = None,
+        probe: Probe | None = None,
     ) -> None:
         if config.governance.enabled and not config.telemetry.enabled:
             raise UserError(

@@ -17,13 +17,14 @@ class Probe:
     """Returns the model's loss on the probe batch of a step, drawn from the domain trained on last.
 
     The batch is a pure function of (seed, step, domain), so that readings before and after an edit
-    compare. Eval mode, no gradient, no random number.
+    compare. Eval mode, no gradient, no random number. ``tokens`` counts what was read.
     """
 
     def __init__(
         self, config: RunConfig, model: GPT, split: TokenSplit, device: torch.device
     ) -> None:
         self.config, self.model, self.split, self.device = config, model, split, device
+        self.tokens = 0
         self.domain_weights: Callable[[int], Mapping[str, float] | None] = lambda step: None
 
     def __call__(self, step: int) -> float:
@@ -38,5 +39,6 @@ class Probe:
             context_length=self.config.model.context_length,
             domain=None if weights is None else max(weights, key=lambda name: weights[name]),
         )
+        self.tokens += batch[:, 1:].size
         context = autocast(self.device, self.config.training.precision)
         return evaluate(self.model, [batch], self.device, context)

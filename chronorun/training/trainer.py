@@ -70,6 +70,7 @@ class Trainer:
         self.last: dict[str, float] = {}
         self.alerts_total = 0
         self._alerting: set[str] = set()
+        self.eval_tokens = 0
         self.train_seconds = 0.0
         self.wall_before = 0.0
         self.started = time.perf_counter()
@@ -197,6 +198,7 @@ class Trainer:
         )
 
     def _evaluate(self, batches: list[Any]) -> float:
+        self.eval_tokens += sum(batch[:, 1:].size for batch in batches)
         context = autocast(self.device, self.config.training.precision)
         return evaluate(self.model, batches, self.device, context)
 
@@ -240,6 +242,8 @@ class Trainer:
             "last": self.last,
             "alerts_total": self.alerts_total,
             "alerting": sorted(self._alerting),
+            "eval_tokens": self.eval_tokens,
+            "probe_tokens": self._probe_tokens(),
             "train_seconds": self.train_seconds,
             "wall_seconds": self.wall_seconds,
             "threads": torch.get_num_threads(),
@@ -261,6 +265,10 @@ class Trainer:
         self.best, self.last = state["best"], state["last"]
         self.alerts_total = state["alerts_total"]
         self._alerting = set(state["alerting"])
+        # A checkpoint of before these were counted has none.
+        self.eval_tokens = state.get("eval_tokens", 0)
+        if self.heartbeat.probe is not None:
+            self.heartbeat.probe.tokens = state.get("probe_tokens", 0)
         self.train_seconds, self.wall_before = state["train_seconds"], state["wall_seconds"]
         self.heartbeat.load_state_dict(state["heartbeat"])
         self.scenario.load_state_dict(state["scenario"])
@@ -272,6 +280,10 @@ class Trainer:
         if lifecycle is not None:
             self.tracker.table("lifecycle/decisions", COLUMNS, decision_rows(lifecycle))
 
+    def _probe_tokens(self) -> int:
+        probe = self.heartbeat.probe
+        return 0 if probe is None else probe.tokens
+
     def summary(self, status: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         """Return what summary.json holds; ``extra`` adds what only the runner knows."""
         val = self.last.get("val/final_loss", self.last.get("val/loss", math.nan))
@@ -282,6 +294,9 @@ class Trainer:
             "status": status,
             "steps": self.step,
             "tokens": tokens,
+            "eval_tokens": self.eval_tokens,
+            "probe_tokens": self._probe_tokens(),
+            "vocab_size": self.corpus.vocab_size,
             "train_loss": self.last.get("train/loss", math.nan),
             "val_loss": val,
             "val_loss_per_byte": val / self.corpus.bytes_per_token,

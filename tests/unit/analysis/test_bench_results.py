@@ -71,8 +71,7 @@ def test_a_folder_without_a_record_gives_none(tmp_path):
         '"status":"failed","metrics":3}',
         '{"number":0,"folder":"f","arm":"a","scenario":"s","variant":"","seed":"x",'
         '"status":"failed"}',
-        '{"number":0,"folder":"f","arm":"a","scenario":"s","variant":"","seed":0,'
-        '"status":"done"}',
+        '{"number":0,"folder":"f","arm":"a","scenario":"s","variant":"","seed":0,"status":"done"}',
     ],
 )
 def test_a_file_that_is_no_record_is_refused(tmp_path, text):

@@ -1,0 +1,178 @@
+"""Figures of one run, from logs whose figures are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronorun.analysis.bench_course import read_course
+from chronorun.analysis.bench_events import excess_and_recovery
+from chronorun.analysis.bench_metrics import run_metrics, wall_figures
+from chronorun.analysis.compute import Shape
+from chronorun.config.model import ModelConfig
+from chronorun.errors import StorageError
+
+LOSSES = {10: 4.0, 20: 3.0, 30: 3.5, 40: 2.5}
+POPULATION = {10: (2, 2), 20: (2, 2), 30: (3, 2), 40: (3, 2)}
+
+
+def write(path: Path, *records: dict[str, Any]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    config = {
+        "model": {"n_layers": 2, "d_model": 16, "n_heads": 2, "num_experts": 2, "top_k": 1},
+        "training": {"batch_size": 4},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    summary = {
+        "steps": 40,
+        "val_loss": 2.4,
+        "val_loss_per_byte": 1.2,
+        "val_loss_by_domain": {"code": 2.0},
+        "eval_tokens": 1000,
+        "probe_tokens": 200,
+        "vocab_size": 64,
+        "wall_seconds": 7.5,
+        "tokens_per_second": 100.0,
+        "lifecycle": {"SPAWN": 1, "ROLLBACK": 1},
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    write(
+        tmp_path / "metrics.jsonl",
+        {"step": 5, "train/loss": 5.0},
+        *(
+            {
+                "step": step,
+                "val/loss": loss,
+                **{
+                    f"moe/L{i}/{name}": value
+                    for i, n in enumerate(POPULATION[step])
+                    for name, value in (
+                        ("num_experts", n),
+                        ("n_effective", n - 0.5),
+                        ("dropped_fraction", 0.25 * i),
+                    )
+                },
+            }
+            for step, loss in LOSSES.items()
+        ),
+    )
+    return tmp_path
+
+
+def test_losses_are_the_summarys_and_the_area_the_trapezoids(run_dir: Path) -> None:
+    figures = run_metrics(run_dir)
+    assert (figures["val_loss"], figures["val_loss_per_byte"]) == (2.4, 1.2)
+    assert figures["val_loss/code"] == 2.0
+    # 10 * (3.5 + 3.25 + 3.0) over 30 steps.
+    assert figures["val_loss_auc"] == pytest.approx(3.25)
+
+
+def test_populations_are_weighted_by_the_steps_they_lasted(run_dir: Path) -> None:
+    figures = run_metrics(run_dir)
+    assert figures["mean_population"] == pytest.approx((20 * 4 + 20 * 5) / 80)
+    assert figures["final_population"] == 2.5
+
+
+def test_compute_follows_the_population(run_dir: Path) -> None:
+    shape = Shape(ModelConfig(n_layers=2, d_model=16, n_heads=2, num_experts=2, top_k=1), 64)
+    small, large = [2, 2], [3, 2]
+    per_step = 4 * 128
+    trained = 20 * per_step * sum(shape.training_flops_per_token(e) for e in (small, large))
+    forward = sum(shape.forward_flops_per_token(e) for e in (small, large)) / 2
+    figures = run_metrics(run_dir)
+    assert figures["active_flops_per_token"] == pytest.approx(trained / (40 * per_step))
+    assert figures["executed_flops"] == pytest.approx(trained + 1200 * forward)
+    assert figures["parameter_steps"] == 20 * sum(shape.total_parameters(e) for e in (small, large))
+    assert figures["total_parameters_final"] == shape.total_parameters(large)
+
+
+def test_routing_figures_are_means_over_layers(run_dir: Path) -> None:
+    layers = [[0.75, 0.25], [0.5, 0.5]]
+    write(
+        run_dir / "snapshots.jsonl",
+        *(
+            {
+                "step": step,
+                "layers": [
+                    {"utilization_shares": shares, "dead_expert_count": dead}
+                    for shares, dead in zip(layers, (1, 2), strict=True)
+                ],
+            }
+            for step in (10, 30)
+        ),
+    )
+    figures = run_metrics(run_dir)
+    assert figures["max_vio"] == figures["max_vio_mean"] == pytest.approx(0.25)
+    assert figures["dead_expert_steps"] == 3 * 10 + 3 * 20
+    assert figures["n_effective"] == pytest.approx(2.0)
+    assert figures["n_effective_mean"] == pytest.approx(1.75)
+    assert figures["dropped_fraction"] == pytest.approx(0.125)
+
+
+def test_edits_and_what_became_of_them(run_dir: Path) -> None:
+    write(
+        run_dir / "lifecycle_evaluations.jsonl",
+        {"candidates": [{"status": "deferred"}, {"status": "blocked"}], "judgements": []},
+        {
+            "candidates": [{"status": "deferred"}, {"status": "executed"}],
+            "judgements": [{"seq": 0, "realised_benefit": -0.5}],
+        },
+    )
+    write(
+        run_dir / "lifecycle_decisions.jsonl",
+        {"seq": 0, "metrics_at_decision": {"predicted_benefit": 0.25}},
+        {"seq": 1, "metrics_at_decision": {"predicted_benefit": 9.0}},
+    )
+    figures = run_metrics(run_dir)
+    assert figures["edits"] == 2.0
+    assert (figures["edits/SPAWN"], figures["edits/PRUNE"], figures["rollbacks"]) == (1, 0, 1)
+    assert (figures["deferrals"], figures["blocked"]) == (2.0, 1.0)
+    assert (figures["predicted_benefit"], figures["realised_benefit"]) == (0.25, -0.5)
+
+
+def test_what_a_run_did_not_write_is_unknown(run_dir: Path) -> None:
+    figures = run_metrics(run_dir)
+    unknown = {"max_vio", "dead_expert_steps", "realised_benefit", "excess_loss", "recovered"}
+    assert {figures[name] for name in unknown} == {None}
+    assert figures["deferrals"] == 0.0
+
+
+EVENT_CASES = [
+    # Level 3.0 at step 20; above it by 0.5 at step 30 alone: two triangles of 10 x 0.5 / 2.
+    ([("start", 25), ("end", 28)], (5.0, 12.0, 1.0)),
+    ([("planted", 20)], (5.0, 20.0, 1.0)),
+    ([("start", 35), ("end", 40)], (0.0, None, 0.0)),
+    ([("start", 5), ("end", 28)], (None, None, None)),
+    ([], (None, None, None)),
+]
+
+
+@pytest.mark.parametrize(("events", "expected"), EVENT_CASES)
+def test_an_event_costs_what_lies_above_the_loss_before_it(
+    run_dir: Path, events: list[tuple[str, int]], expected: tuple[float | None, ...]
+) -> None:
+    log = run_dir / "scenario_events.jsonl"
+    write(log, *({"step": step, "event": event} for event, step in events))
+    found = excess_and_recovery(log, read_course(run_dir / "metrics.jsonl"))
+    assert (found["excess_loss"], found["recovery_steps"], found["recovered"]) == expected
+
+
+def test_wall_figures_stand_apart(run_dir: Path) -> None:
+    assert wall_figures(run_dir) == {"seconds": 7.5, "tokens_per_second": 100.0}
+    assert not {"seconds", "tokens_per_second"} & run_metrics(run_dir).keys()
+
+
+def test_a_folder_without_a_summary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught:
+        run_metrics(tmp_path)
+    assert str(caught.value) == (
+        f"bench: {tmp_path / 'summary.json'} cannot be read, expected the summary of a finished "
+        f"run; run the job again"
+    )

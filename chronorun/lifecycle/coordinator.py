@@ -18,6 +18,7 @@ from chronorun.errors import UserError
 from chronorun.lifecycle import aging
 from chronorun.lifecycle.actions import Action, Verdict
 from chronorun.lifecycle.archive import Archive
+from chronorun.lifecycle.basins import basin_records
 from chronorun.lifecycle.bundles import judge_by_probe, leave_one_out
 from chronorun.lifecycle.cycle import Outcome, advance
 from chronorun.lifecycle.decisions import LifecycleDecision, make_decision
@@ -300,7 +301,8 @@ class LifecycleCoordinator:
         entries = self.reader.basins(x)
         for record, entry in zip(self.registry.live(layer_id), entries, strict=True):
             record.basin.append(entry)
-            self.logs.basins.write(entry.to_record(layer_id, record.expert_id))
+        for line in basin_records(layer_id, self.registry.slots(layer_id), entries):
+            self.logs.basins.write(line)
         signals = self.reader.read(x)
         check_signals(signals)
         return signals

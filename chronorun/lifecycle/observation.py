@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from chronorun.lifecycle.signals import (
 from chronorun.lifecycle.similarity import cluster_of, js_overlap, pair_signals
 from chronorun.lifecycle.states import ExpertState
 from chronorun.lifecycle.tap import InputTap
-from chronorun.lifecycle.two_mode import two_modes
+from chronorun.lifecycle.two_mode import two_mode_score
 from chronorun.lifecycle.weights import WeightFigures, WeightWatch
 from chronorun.model.population import ROUTER_ROWS, PopulationLayer
 from chronorun.telemetry.snapshots import LayerSnapshot
@@ -119,7 +120,7 @@ class SignalReader:
             top_k=self.layers[layer_id].top_k,
             max_top_k=max(self.max_top_k, self.layers[layer_id].top_k),
             dispatched=self._dispatched(x),
-            experts=[self._expert(x, slot, record) for slot, record in enumerate(records)],
+            experts=self._experts(x, records),
             layer_entropy=x.snapshot.entropy,
             layer_neff=x.snapshot.n_effective,
             topology_debt=debt,
@@ -146,14 +147,33 @@ class SignalReader:
             return int(x.window.counts.sum())
         return int(any(x.snapshot.utilization_shares))
 
-    def _expert(self, x: LayerInput, slot: int, record: ExpertRecord) -> ExpertSignals:
-        layer_id, name = record.layer_id, record.expert_id
+    def _experts(self, x: LayerInput, records: Sequence[ExpertRecord]) -> list[ExpertSignals]:
+        layer_id = x.snapshot.layer_id
         contributions = self.tap.contributions(layer_id)
         harms = None
         if x.window is not None and x.tokens_per_step:
             counts = x.window.counts.sum(axis=0).tolist()
             harms = self.tap.token_harms(layer_id, counts, x.tokens_per_step)
-        harm = None if harms is None else harms[slot]
+        return [
+            self._expert(
+                x,
+                slot,
+                record,
+                None if contributions is None else contributions[slot],
+                None if harms is None else harms[slot],
+            )
+            for slot, record in enumerate(records)
+        ]
+
+    def _expert(
+        self,
+        x: LayerInput,
+        slot: int,
+        record: ExpertRecord,
+        contribution: float | None,
+        harm: tuple[float, float] | None,
+    ) -> ExpertSignals:
+        layer_id, name = record.layer_id, record.expert_id
         return ExpertSignals(
             expert_id=name,
             state=record.state,
@@ -167,7 +187,7 @@ class SignalReader:
             weight_delta=x.weights.deltas[slot],
             weight_deviation=weight_deviation(record),
             two_mode_score=self._two_mode_score(x, layer_id, slot, name),
-            contribution=None if contributions is None else contributions[slot],
+            contribution=contribution,
             token_harm=None if harm is None else harm[0],
             token_harm_error=None if harm is None else harm[1],
             leave_one_out_gain=x.gains.get(name),
@@ -177,7 +197,7 @@ class SignalReader:
         if self.config.split_two_mode is TwoModeUse.off and name not in x.overloaded:
             return None
         inputs = self.tap.inputs(layer_id, [slot])
-        return None if inputs is None else two_modes(inputs).score
+        return None if inputs is None else two_mode_score(inputs)
 
     def _token_entropy_ratio(self, x: LayerInput, groups: int) -> float:
         nats = x.snapshot.token_entropy_nats
@@ -264,7 +284,7 @@ def weight_deviation(record: ExpertRecord) -> float | None:
     deltas = [e.weight_delta for e in record.basin.entries if e.share > 0.0]
     if len(deltas) <= DEVIATION_ENTRIES:
         return None
-    median = float(np.median(deltas[:-1]))
-    spread = float(np.median(np.abs(np.asarray(deltas[:-1]) - median)))
+    median = statistics.median(deltas[:-1])
+    spread = statistics.median([abs(delta - median) for delta in deltas[:-1]])
     spread = max(spread, _LEAST_SPREAD * median)
     return (deltas[-1] - median) / spread if spread > 0.0 else None

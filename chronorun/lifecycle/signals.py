@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from chronorun.lifecycle.states import LIVE, ExpertState
 
@@ -118,7 +119,7 @@ class LayerSignals:
         """Live experts, and those about to be."""
         return len(self.experts) + self.pending_spawns
 
-    @property
+    @cached_property
     def groups(self) -> list[ExpertSignals]:
         """The live experts that stay, exclusive twins counted once (by their parent)."""
         gone = ExpertState.pending_prune

@@ -69,12 +69,10 @@ def pair_signals(
     pairs = list(_chosen_pairs(cosines))
     if not pairs:
         return []
-    rows, columns = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
-    types = np.stack([entry.token_type_dist for entry in entries])
-    places = np.stack([entry.position_dist for entry in entries])
-    overlaps = np.minimum(
-        js_overlaps(types[rows], types[columns]), js_overlaps(places[rows], places[columns])
-    )
+    rows, columns = [p[0] for p in pairs], [p[1] for p in pairs]
+    types = [np.stack([entries[i].token_type_dist for i in side]) for side in (rows, columns)]
+    places = [np.stack([entries[i].position_dist for i in side]) for side in (rows, columns)]
+    overlaps = np.minimum(js_overlaps(*types), js_overlaps(*places))
     return [
         PairSignals(expert_ids[i], expert_ids[j], float(cosines[i, j]), float(overlap))
         for (i, j), overlap in zip(pairs, overlaps, strict=True)
@@ -86,10 +84,8 @@ def _chosen_pairs(cosines: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
     if n <= ALL_PAIRS_UP_TO:
         yield from combinations(range(n), 2)
         return
-    rows, columns = np.triu_indices(n, k=1)
-    values = cosines[rows, columns]
-    known = np.flatnonzero(~np.isnan(values))
-    best = known[np.argsort(-values[known], kind="stable")[:PAIRS_KEPT]]
+    rows, columns = np.nonzero(np.triu(~np.isnan(cosines), k=1))
+    best = np.argsort(-cosines[rows, columns], kind="stable")[:PAIRS_KEPT]
     for index in np.sort(best).tolist():
         yield int(rows[index]), int(columns[index])
 

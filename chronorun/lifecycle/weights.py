@@ -41,9 +41,8 @@ class WeightWatch:
         weights_EP = flat_weights(self.layer)
         last = [self._last.get(name, weights_EP[e]) for e, name in enumerate(expert_ids)]
         norms_E = weights_EP.norm(dim=1)
-        deltas_E = torch.stack(
-            [(new - old).norm() for new, old in zip(weights_EP.unbind(0), last, strict=True)]
-        )
+        changes = torch._foreach_sub(weights_EP.unbind(0), last)
+        deltas_E = torch.stack(torch._foreach_norm(changes))
         cosines = _cosines(weights_EP, norms_E)
         # Rows of a copy of our own: the parameters themselves change in place.
         self._last = dict(zip(expert_ids, weights_EP.unbind(0), strict=True))
@@ -81,11 +80,22 @@ def _cosines(weights_EP: Tensor, norms_E: Tensor) -> NDArray[np.float64]:
     part_ES = unit_EP[:, index]
     part_ES = part_ES / part_ES.norm(dim=1).clamp(min=1e-30)[:, None]
     rough = (part_ES @ part_ES.t()).cpu().numpy()
-    rows, columns = np.triu_indices(E, k=1)
-    best = np.argsort(-rough[rows, columns], kind="stable")[:_CANDIDATES]
-    i, j = torch.tensor(rows[best]), torch.tensor(columns[best])
+    upper = np.triu(np.ones((E, E), dtype=bool), k=1)
+    best = np.flatnonzero(upper)[_largest(rough[upper], _CANDIDATES)]
+    rows, columns = best // E, best % E
+    i, j = torch.tensor(rows), torch.tensor(columns)
     exact = (unit_EP[i] * unit_EP[j]).sum(dim=1).double().cpu().numpy()
     cosines = np.full((E, E), np.nan)
     np.fill_diagonal(cosines, 1.0)
-    cosines[rows[best], columns[best]] = cosines[columns[best], rows[best]] = exact
+    cosines[rows, columns] = cosines[columns, rows] = exact
     return cosines
+
+
+def _largest(values_N: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return where the ``count`` largest values are, the first among equals, in index order."""
+    values_N = np.where(np.isnan(values_N), -np.inf, values_N)
+    if len(values_N) <= count:
+        return np.arange(len(values_N))
+    least = np.partition(values_N, -count)[-count]
+    above, equal = np.flatnonzero(values_N > least), np.flatnonzero(values_N == least)
+    return np.sort(np.concatenate([above, equal[: count - len(above)]]))

@@ -17,6 +17,7 @@ from chronorun.lifecycle.basins import (
     BasinEntry,
     BasinHistory,
     basin_entries,
+    basin_records,
     entropy_term,
     merge_entries,
 )
@@ -142,7 +143,7 @@ def test_of_many_companions_the_most_frequent_are_kept_the_lower_slot_at_a_tie()
 
 def test_a_line_of_the_log_is_json_with_rounded_histograms() -> None:
     entry = entry_of(2, types=(1 / 3, 0.0, 2 / 3), together={"L0_E1": 1 / 3})
-    line = json.loads(json.dumps(entry.to_record(1, "L1_E4")))
+    (line,) = json.loads(json.dumps(basin_records(1, ["L1_E4"], [entry])))
     assert line == {
         "step": 20,
         "checkpoint": 2,
@@ -156,6 +157,28 @@ def test_a_line_of_the_log_is_json_with_rounded_histograms() -> None:
         "weight_norm": 3.0,
         "weight_delta": 0.5,
     }
+
+
+@given(
+    dist=st.lists(
+        st.one_of(
+            st.just(0.0),
+            st.floats(0.0, 1.0),
+            # Around halves of the last digit that is kept.
+            st.integers(0, 999_999).map(lambda k: (k + 0.5) / 1e6),
+            st.integers(1, 999_999).map(lambda k: math.nextafter((k + 0.5) / 1e6, k % 2)),
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_histograms_are_rounded_as_python_rounds(dist: list[float]) -> None:
+    entry = entry_of(0, types=tuple(dist))
+    (line,) = basin_records(0, ["L0_E0"], [entry])
+    expected = [round(x, 6) if x else 0 for x in dist]
+    assert line["token_type_dist"] == expected
+    # 0 and 0.0 are equal, but not in the file.
+    assert [type(x) for x in line["token_type_dist"]] == [type(x) for x in expected]
 
 
 # --- the window

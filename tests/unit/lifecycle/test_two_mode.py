@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronorun.lifecycle.two_mode import MIN_INPUTS, TwoModes, two_modes
+from chronorun.lifecycle.two_mode import MIN_INPUTS, TwoModes, two_mode_score, two_modes
 
 
 def gaussian(seed: int, n: int = 400, d: int = 64) -> Tensor:
@@ -180,3 +180,11 @@ def test_half_precision_inputs_get_a_plane_in_float32() -> None:
     assert modes.direction_D.dtype == modes.threshold.dtype == torch.float32
     assert modes.threshold.shape == ()
     assert modes.score > 0.6
+
+
+@pytest.mark.parametrize("n", [0, MIN_INPUTS - 1, MIN_INPUTS, 200])
+def test_the_score_alone_is_that_of_the_plane_bit_for_bit(n: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, 6, generator=generator)
+    x[: n // 3] += 4.0
+    assert two_mode_score(x) == two_modes(x).score

@@ -93,3 +93,15 @@ def test_large_layers_find_their_alike_pairs_among_candidates() -> None:
     assert cosines[3, 65] == cosines[65, 3] > 0.95
     assert (np.diag(cosines) == 1.0).all()
     assert int(known.sum()) == n + 2 * 128
+
+
+def test_in_a_large_layer_of_equal_experts_the_first_pairs_are_kept() -> None:
+    n = ALL_EXACT_UP_TO + 6
+    layer = make_layer(num_experts=n)
+    with torch.no_grad():
+        for weight in (layer.experts.w1, layer.experts.w2):
+            weight[:] = weight[0]
+    cosines = WeightWatch(layer).look([f"L0_E{i}" for i in range(n)]).cosines
+    rows, columns = np.nonzero(np.triu(~np.isnan(cosines), k=1))
+    first = [(0, j) for j in range(1, n)] + [(1, j) for j in range(2, n)]
+    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == first[:128]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,14 @@ class Population:
         )
         return cpu_seconds(lambda: self.coordinator.evaluate(snapshot, []))
 
+    def grow_old(self) -> None:
+        """Fill every expert's history, as after fifty checkpoints."""
+        for record in self.coordinator.registry.records.values():
+            entry = record.basin.entries[-1]
+            grown = [replace(entry, weight_delta=0.1 + 0.01 * i) for i in range(3)]
+            for i in range(record.basin.window_size):
+                record.basin.append(grown[i % len(grown)])
+
     def _train(self) -> None:
         for layer_id, layer in enumerate(self.model.layers):
             layer.tensors["experts.w1"].mul_(1.001)
@@ -188,6 +197,7 @@ def evaluate(layers: int, experts: int, rounds: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         population = Population(layers, experts, Path(folder))
         population.checkpoint()
+        population.grow_old()
         return [population.checkpoint() for _ in range(rounds)]
 
 

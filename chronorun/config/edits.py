@@ -16,6 +16,7 @@ class EditsKind(Enum):
     yoked = "yoked"
     sham = "sham"
 
+
 @dataclass
 class EditsConfig:
     """Who decides the structural edits while the lifecycle is enabled."""

@@ -102,9 +102,10 @@ def _unused_ways_to_split(lifecycle: LifecycleConfig) -> dict[str, str]:
     reasons = {}
     if lifecycle.split_two_mode is TwoModeUse.off:
         reasons["lifecycle.split_two_mode_threshold"] = "lifecycle.split_two_mode is off"
-    if lifecycle.split_release is SplitRelease.fixed:
+    if lifecycle.split_release is not SplitRelease.shock:
         for name in ("split_release_shock", "split_release_limit"):
-            reasons[f"lifecycle.{name}"] = "lifecycle.split_release is fixed"
+            how = lifecycle.split_release.name
+            reasons[f"lifecycle.{name}"] = f"lifecycle.split_release is {how}"
     return reasons
 
 

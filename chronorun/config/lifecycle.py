@@ -32,6 +32,7 @@ class SplitRelease(Enum):
 
     shock = "shock"
     fixed = "fixed"
+    at_once = "at_once"
 
 
 class MergeWeights(Enum):
@@ -195,7 +196,7 @@ class LifecycleConfig:
         0.05, "how far a release moves twins' router rows, relative to the row", at_least=0.0
     )
     split_release: SplitRelease = option(
-        SplitRelease.shock, "twins compete once that shocks little, or after cooling"
+        SplitRelease.shock, "twins compete once that shocks little, after cooling, or at once"
     )
     split_release_shock: float = option(
         0.002, "relative rise of the probe loss that a release may cause", above=0.0

@@ -19,6 +19,7 @@ from chronorun.config.lifecycle import (
     LifecycleConfig,
     ParentMoments,
     RouterChange,
+    SplitRelease,
 )
 from chronorun.lifecycle import births
 from chronorun.lifecycle.actions import Action, Candidate
@@ -122,8 +123,8 @@ class Population:
             parent = self.surgeon.read(c.parent_id)
             saved, rewarm = births.clone_of(parent, self.config, generator)
             plane = self._plane(c.layer_id, c.parent_id)
-            if plane is not None and not hasattr(self.surgeon.layers[c.layer_id], "set_twins"):
-                # No exclusivity: with its parent's very row a child would get all tokens or none.
+            if plane is not None and not self._exclusive(c.layer_id):
+                # With its parent's very row a child would get all tokens or none.
                 delta = self.config.split_router_delta
                 rows = births.released(parent.values, plane.direction_D, plane.threshold, delta)
                 saved.values.update(rows[1])
@@ -142,6 +143,11 @@ class Population:
         axes = self.hidden_axes(c.layer_id)
         saved, rewarm = births.spawned(cluster, population, tokens, axes, self.config, generator)
         return Newborn(c.expert_id, saved, rewarm)
+
+    def _exclusive(self, layer_id: int) -> bool:
+        """Say whether a pair of twins shares one logit at first."""
+        able = hasattr(self.surgeon.layers[layer_id], "set_twins")
+        return able and self.config.split_release is not SplitRelease.at_once
 
     def _plane(self, layer_id: int, parent_id: str) -> Plane | None:
         """Return the plane that parts a parent's tokens; None where no tokens are known at all.

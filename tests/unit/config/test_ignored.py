@@ -109,6 +109,10 @@ def test_a_lifecycle_that_is_off_reads_nothing_but_its_switch(
             ["lifecycle.split_release_limit has no effect: lifecycle.split_release is fixed"],
         ),
         (
+            ["lifecycle.split_release=at_once", "lifecycle.split_release_shock=0.1"],
+            ["lifecycle.split_release_shock has no effect: lifecycle.split_release is at_once"],
+        ),
+        (
             ["lifecycle/split=off", "lifecycle.split_share_threshold=0.9"],
             ["lifecycle.split_share_threshold has no effect: lifecycle.split_enabled is false"],
         ),

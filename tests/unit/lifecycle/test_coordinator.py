@@ -278,6 +278,18 @@ def test_a_hog_is_split_released_and_settles() -> None:
     assert loop.c.registry["L0_E4"].state in (ExpertState.active, ExpertState.dormant)
 
 
+def test_twins_released_at_once_compete_from_the_start() -> None:
+    loop = hogging(eager(split_enabled=True, split_release="at_once"))
+    done = loop.until("SPLIT")
+    loop.train(1)
+    layer, slot = loop.layers[0], loop.c.registry.slot_of(done.expert_id)
+    assert layer.twins is None
+    assert loop.c.registry.twins == {}
+    assert layer.num_groups == 5
+    parent = loop.c.registry.slot_of("L0_E1")
+    assert not torch.equal(layer.router.weight[slot], layer.router.weight[parent])
+
+
 @pytest.mark.parametrize("strategy", ["clone_and_perturb", "mean_cluster", "random"])
 def test_an_undecided_layer_gets_an_expert_that_ramps_in(strategy: str) -> None:
     config = eager(

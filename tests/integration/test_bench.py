@@ -1,0 +1,217 @@
+"""``chronorun bench`` as a person uses it: a sweep, killed and gone on with, and its result."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Chronorun
+
+SMALL = (
+    "bench=quick",
+    "data=synthetic",
+    "training.max_steps=60",
+    "training.eval_interval=5",
+    "training.batch_size=4",
+    "training.eval_batches=1",
+    "training.final_eval_batches=2",
+)
+# A lifecycle that finds something to do within so few steps.
+BUSY = (
+    "lifecycle=aggressive",
+    "lifecycle.lifecycle_warmup_steps=10",
+    "lifecycle.spawn_entropy_threshold=0.3",
+    "lifecycle.spawn_entropy_drop=1",
+)
+
+
+def jobs(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    found = [json.loads(path.read_text()) for path in folder.glob("*/job.json")]
+    return {(job["arm"], job["seed"]): job for job in found}
+
+
+def without_wall(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "verdicts.json").read_text())
+    del record["wall"]
+    return record
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+    """Run all arms of two seeds; returns the sweep's folder."""
+    place = tmp_path_factory.mktemp("bench")
+    arms = "arm=static,loss_free,scheduled,lifecycle,static_mean,yoked,sham"
+    done = bench(place, cache_dir, *SMALL, *BUSY, arms, "seed=0,1", "run_id=all")
+    assert done.returncode == 0, done.stderr
+    return place / "outputs" / "bench" / "all"
+
+
+def bench(place: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "CHRONORUN_CACHE": str(cache),
+        "WANDB_MODE": "disabled",
+        "COLUMNS": "80",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "chronorun", "bench", "--multirun", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env=environment,
+        check=False,
+        timeout=400,
+    )
+
+
+def edits_of(folder: Path) -> list[tuple[int, str]]:
+    lines = (folder / "lifecycle_decisions.jsonl").read_text().splitlines()
+    return [
+        (d["step"], d["action"]) for d in sorted(map(json.loads, lines), key=lambda d: d["seq"])
+    ]
+
+
+def test_every_job_leaves_a_record_and_followers_come_last(sweep: Path) -> None:
+    found = jobs(sweep)
+    assert len(found) == 14
+    assert {job["status"] for job in found.values()} == {"completed"}
+    numbers = {
+        arm: found[arm, 0]["number"] for arm in ("lifecycle", "static_mean", "yoked", "sham")
+    }
+    assert max(numbers, key=lambda arm: numbers[arm]) != "lifecycle"
+    assert sorted(job["number"] for job in found.values()) == list(range(14))
+
+
+def test_yoked_makes_the_lifecycles_edits_on_targets_of_its_own(sweep: Path) -> None:
+    found = jobs(sweep)
+    for seed in (0, 1):
+        source = edits_of(sweep / found["lifecycle", seed]["folder"])
+        assert source
+        yoked = edits_of(sweep / found["yoked", seed]["folder"])
+        # What nobody is eligible for is left out, and nothing is added.
+        assert set(yoked) <= set(source)
+        assert len(yoked) >= len(source) - 2
+    assert found["yoked", 0]["metrics"]["val_loss"] != found["lifecycle", 0]["metrics"]["val_loss"]
+
+
+def test_a_sham_changes_no_structure_and_yet_the_loss(sweep: Path) -> None:
+    found = jobs(sweep)
+    sham = found["sham", 0]["metrics"]
+    assert sham["edits"] == 0.0
+    assert sham["final_population"] == 8.0
+    assert sham["val_loss"] != found["static", 0]["metrics"]["val_loss"]
+
+
+def test_static_mean_is_as_large_as_the_lifecycle_was_on_average(sweep: Path) -> None:
+    found = jobs(sweep)
+    for seed in (0, 1):
+        mean = found["lifecycle", seed]["metrics"]["mean_population"]
+        assert found["static_mean", seed]["metrics"]["final_population"] == round(mean)
+
+
+def test_doubling_doubles(sweep: Path) -> None:
+    assert jobs(sweep)["scheduled", 0]["metrics"]["final_population"] == 16.0
+
+
+def test_arms_of_a_seed_start_from_the_same_loss(sweep: Path) -> None:
+    found = jobs(sweep)
+    first = {
+        arm: json.loads((sweep / found[arm, 0]["folder"] / "metrics.jsonl").open().readline())
+        for arm in ("static", "lifecycle", "yoked", "scheduled")
+    }
+    assert len({record["train/loss"] for record in first.values()}) == 1
+
+
+def test_the_outputs_hold_what_the_jobs_found(sweep: Path) -> None:
+    rows = list(csv.DictReader((sweep / "results.csv").open()))
+    assert len(rows) == 14
+    assert float(rows[0]["val_loss"]) == jobs(sweep)["static", 0]["metrics"]["val_loss"]
+    (cell,) = without_wall(sweep)["cells"]
+    assert (cell["verdict"], cell["reason"]) == ("INCONCLUSIVE", "needs 6 seeds")
+    for name in ("report.md", "report.html"):
+        assert "needs 6 seeds" in (sweep / name).read_text()
+
+
+def test_the_same_command_trains_nothing_twice(sweep: Path, cache_dir: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in sweep.glob("*/metrics.jsonl")}
+    record = without_wall(sweep)
+    arms = "arm=static,loss_free,scheduled,lifecycle,static_mean,yoked,sham"
+    done = bench(sweep.parents[2], cache_dir, *SMALL, *BUSY, arms, "seed=0,1", "run_id=all")
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in sweep.glob("*/metrics.jsonl")} == before
+    assert without_wall(sweep) == record
+    assert "14 jobs, 14 done" in done.stderr
+
+
+def test_another_comparison_in_the_same_folder_is_refused(sweep: Path, cache_dir: Path) -> None:
+    done = bench(sweep.parents[2], cache_dir, *SMALL, "seed=0,1", "run_id=all")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"chronorun: error: bench: {Path('outputs/bench/all')} holds")
+
+
+def test_a_killed_sweep_goes_on_to_the_same_verdicts(tmp_path: Path, cache_dir: Path) -> None:
+    command = [*SMALL, *BUSY, "arm=static,lifecycle,yoked", "seed=0,1"]
+    whole = bench(tmp_path, cache_dir, *command, "run_id=whole")
+    assert whole.returncode == 0, whole.stderr
+    environment = os.environ | {"CHRONORUN_CACHE": str(cache_dir), "WANDB_MODE": "disabled"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chronorun", "bench", *command, "run_id=killed"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    folder = tmp_path / "outputs" / "bench" / "killed"
+    deadline = time.monotonic() + 120
+    # In the middle of the third job.
+    while len(list(folder.glob("2-*/metrics.jsonl"))) == 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < len(list(folder.glob("*/job.json"))) < 6
+    again = bench(tmp_path, cache_dir, *command, "run_id=killed")
+    assert again.returncode == 0, again.stderr
+    ours, theirs = without_wall(folder), without_wall(folder.with_name("whole"))
+    assert (ours.pop("sweep_id"), theirs.pop("sweep_id")) == ("killed", "whole")
+    assert ours == theirs
+
+
+def test_a_failing_job_is_named_and_stops_no_other(chronorun: Chronorun, tmp_path: Path) -> None:
+    worse = ("optimizer.lr=1e-3,1e30", "optimizer.grad_clip=0")
+    done = chronorun("bench", *SMALL, *worse, "seed=0", "run_id=bad", env={"COLUMNS": "80"})
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    results = [
+        json.loads(path.read_text())
+        for path in (tmp_path / "outputs" / "bench" / "bad").glob("*/job.json")
+    ]
+    failed = [job for job in results if job["status"] == "failed"]
+    assert [job["variant"] for job in failed] == ["optimizer.lr=1e30"] * 2
+    for job in failed:
+        folder = tmp_path / "outputs" / "bench" / "bad" / job["folder"]
+        assert "NonFiniteError" in (folder / "error.txt").read_text()
+        assert job["folder"][:40] in done.stdout.replace("\n", "")
+
+
+def test_on_error_stop_stops(chronorun: Chronorun, tmp_path: Path) -> None:
+    worse = ("optimizer.lr=1e30", "optimizer.grad_clip=0", "bench.on_error=stop")
+    done = chronorun("bench", *SMALL, *worse, "seed=0,1", "run_id=stop")
+    assert done.returncode == 1
+    assert len(list((tmp_path / "outputs" / "bench" / "stop").glob("*/job.json"))) == 1
+
+
+def test_where_no_edit_was_made_followers_are_not_trained(
+    chronorun: Chronorun, tmp_path: Path
+) -> None:
+    done = chronorun("bench", *SMALL, "arm=static,lifecycle,yoked", "seed=0", "run_id=none")
+    assert done.returncode == 0, done.stderr
+    found = jobs(tmp_path / "outputs" / "bench" / "none")
+    assert found["yoked", 0]["status"] == "no_edit"
+    assert found["yoked", 0]["metrics"] == found["lifecycle", 0]["metrics"]

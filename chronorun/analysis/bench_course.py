@@ -36,7 +36,8 @@ class Course:
     def populations(self) -> list[tuple[int, list[int]]]:
         """Return (steps, experts by layer) of each window; empty where they are not known.
 
-        A window's population is the one at its end, before the edits of that checkpoint.
+        A window's population is the one at its end, before the edits of that checkpoint; it does
+        not change within a window.
         """
         return list(self._windows()) if all(self.by_layer) else []
 
@@ -51,9 +52,9 @@ _LAYER = re.compile(r"moe/L(\d+)/(\w+)")
 
 
 def read_course(path: Path) -> Course:
-    """Read it from ``metrics.jsonl``."""
+    """Read it from ``metrics.jsonl``; empty where there is none."""
     course = Course()
-    for _, record in read_records(path):
+    for _, record in read_records(path) if path.is_file() else ():
         if "val/loss" not in record:
             continue
         layers: dict[int, dict[str, float]] = {}

@@ -6,7 +6,8 @@ not come within it, an event that there was not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -14,22 +15,24 @@ from typing import Any
 
 import msgspec
 
+from chronorun.analysis.bench_compute import compute_figures
 from chronorun.analysis.bench_course import Course, read_course
 from chronorun.analysis.bench_events import excess_and_recovery
-from chronorun.analysis.compute import Shape
 from chronorun.analysis.reading import read_records
-from chronorun.errors import StorageError, UserError
+from chronorun.errors import StorageError
 
 Figures = dict[str, float | None]
 ACTIONS = ("SPAWN", "PRUNE", "SPLIT", "MERGE", "REVIVE", "ROLLBACK")
+_REFUSED = {"deferrals": "deferred", "blocked": "blocked"}
 
 
 def run_metrics(run_dir: Path) -> Figures:
     """Return what a run ended with and went through; equal runs give equal figures.
 
     Losses are in nats per token, benefits in nats of probe loss (below 0 the edit helped), counts
-    over the whole run. Populations are experts per layer. Raises StorageError for a folder without
-    a readable summary.json or metrics.jsonl.
+    over the whole run; what is put off or blocked counts at each checkpoint anew. Populations are
+    experts per layer. Raises StorageError for a folder without a readable summary.json or
+    config.yaml, or with a log that is damaged.
     """
     summary, config = _summary(run_dir), _config(run_dir)
     course = read_course(run_dir / "metrics.jsonl")
@@ -42,8 +45,8 @@ def run_metrics(run_dir: Path) -> Figures:
     figures |= {f"val_loss/{name}": _number(loss) for name, loss in domains.items()}
     figures |= excess_and_recovery(run_dir / "scenario_events.jsonl", course)
     figures |= _health(run_dir, course)
-    figures |= _edits(run_dir, summary)
-    figures |= _compute(summary, config, course)
+    figures |= _edits(run_dir, summary, managed=bool(config.lifecycle.enabled))
+    figures |= compute_figures(run_dir / "scenario_events.jsonl", summary, config, course)
     return figures
 
 
@@ -74,11 +77,18 @@ def _summary(run_dir: Path) -> dict[str, Any]:
 
 def _config(run_dir: Path) -> Any:
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     from chronorun.config.run import RunConfig
 
-    saved = OmegaConf.load(run_dir / "config.yaml")
-    return OmegaConf.merge(OmegaConf.structured(RunConfig), saved)
+    path = run_dir / "config.yaml"
+    try:
+        return OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise StorageError(
+            f"bench: {path} cannot be read, expected the configuration of a run; run the job again"
+        ) from error
 
 
 # ---- routing ---------------------------------------------------------------------------------
@@ -126,61 +136,42 @@ def _loads(path: Path) -> _Loads | None:
 # ---- edits -----------------------------------------------------------------------------------
 
 
-def _edits(run_dir: Path, summary: Mapping[str, Any]) -> Figures:
-    counts = summary.get("lifecycle") or {}
-    figures: Figures = {"edits": float(sum(counts.get(a, 0) for a in ACTIONS))}
-    figures |= {f"edits/{a}": float(counts.get(a, 0)) for a in ACTIONS}
+def _edits(run_dir: Path, summary: Mapping[str, Any], *, managed: bool) -> Figures:
+    counts = summary.get("lifecycle", None if managed else {})
+    figures: Figures = {f"edits/{a}": None if counts is None else counts.get(a, 0) for a in ACTIONS}
+    figures["edits"] = None if counts is None else sum(counts.get(a, 0) for a in ACTIONS)
     figures["rollbacks"] = figures["edits/ROLLBACK"]
-    statuses = {"deferred": 0, "blocked": 0}
+    figures |= _verdicts(run_dir / "lifecycle_evaluations.jsonl", managed)
+    figures |= _benefits(run_dir)
+    return {name: _number(figure) for name, figure in figures.items()}
+
+
+def _verdicts(path: Path, managed: bool) -> Figures:
+    if managed and not path.is_file():
+        return dict.fromkeys(_REFUSED)
+    seen = Counter(c["status"] for line in _if_there(path) for c in line["candidates"])
+    return {name: float(seen[status]) for name, status in _REFUSED.items()}
+
+
+def _benefits(run_dir: Path) -> Figures:
+    """Return the means over the edits that were judged, of what was expected and what came."""
     realised: dict[int, float] = {}
-    for record in _if_there(run_dir / "lifecycle_evaluations.jsonl"):
-        for candidate in record["candidates"]:
-            if candidate["status"] in statuses:
-                statuses[candidate["status"]] += 1
-        realised |= {j["seq"]: j["realised_benefit"] for j in record["judgements"]}
+    for line in _if_there(run_dir / "lifecycle_evaluations.jsonl"):
+        for judged in line["judgements"]:
+            if (benefit := _number(judged["realised_benefit"])) is not None:
+                realised[judged["seq"]] = benefit
     predicted = [
-        float(line["metrics_at_decision"].get("predicted_benefit", 0.0))
+        benefit
         for line in _if_there(run_dir / "lifecycle_decisions.jsonl")
         if line["seq"] in realised
+        and (benefit := _number(line["metrics_at_decision"].get("predicted_benefit"))) is not None
     ]
-    figures |= {"deferrals": float(statuses["deferred"]), "blocked": float(statuses["blocked"])}
-    figures["predicted_benefit"] = fmean(predicted) if predicted else None
-    figures["realised_benefit"] = fmean(realised.values()) if realised else None
-    return figures
-
-
-def _if_there(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [record for _, record in read_records(path)]
-    except UserError:
-        return []
-
-
-# ---- compute ---------------------------------------------------------------------------------
-
-
-def _compute(summary: Mapping[str, Any], config: Any, course: Course) -> Figures:
-    """Return compute and population, the latter weighted by the steps that it lasted."""
-    from omegaconf import OmegaConf
-
-    model = OmegaConf.to_object(config.model)
-    vocab = int(summary.get("vocab_size") or 256)
-    shape = Shape(model, vocab, bool(config.router.noisy))  # type: ignore[arg-type]
-    n_layers = shape.model.num_moe_layers
-    per_step = float(config.training.batch_size * shape.model.context_length)
-    periods = course.populations() or [
-        (int(summary["steps"]), [shape.model.num_experts] * n_layers)
-    ]
-    steps = sum(n for n, _ in periods)
-    flops = sum(n * per_step * shape.training_flops_per_token(e) for n, e in periods)
-    mean_forward = sum(n * shape.forward_flops_per_token(e) for n, e in periods) / max(steps, 1)
-    unseen = sum(_number(summary.get(f"{name}_tokens")) or 0.0 for name in ("eval", "probe"))
-    last = periods[-1][1]
     return {
-        "active_flops_per_token": flops / max(per_step * steps, 1.0),
-        "executed_flops": flops + unseen * mean_forward,
-        "parameter_steps": float(sum(n * shape.total_parameters(e) for n, e in periods)),
-        "total_parameters_final": float(shape.total_parameters(last)),
-        "mean_population": sum(n * sum(e) for n, e in periods) / max(steps * n_layers, 1),
-        "final_population": sum(last) / n_layers,
+        "predicted_benefit": fmean(predicted) if predicted else None,
+        "realised_benefit": fmean(realised.values()) if realised else None,
     }
+
+
+def _if_there(path: Path) -> Iterator[dict[str, Any]]:
+    if path.is_file():
+        yield from (record for _, record in read_records(path))

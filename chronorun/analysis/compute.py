@@ -3,8 +3,8 @@
 Operations are counted as usual: two per multiply-add of a matrix product, three times as many for
 forward and backward as for a forward alone (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), and
 the attention scores and their weighting apart (PaLM, Chowdhery et al. 2022, arXiv:2204.02311,
-appendix B: 12 L H Q T per token, forward and backward). Norms, softmax, routing book-keeping and
-the embedding's lookup are not counted; the tied output head is.
+appendix B: 12 L H Q T per token, forward and backward). Norms, softmax, the lens, routing
+book-keeping and the embedding's lookup are not counted; the tied output head is.
 """
 
 from __future__ import annotations
@@ -45,18 +45,26 @@ class Shape:
         each = self._expert + self._routers * m.d_model
         return self._shared() + norms + sum(experts) * each
 
-    def active_parameters(self, experts: Sequence[int]) -> int:
-        """Return the weights of the matrix products that one token takes part in."""
+    def active_parameters(self, experts: Sequence[int], top_k: Sequence[int] | None = None) -> int:
+        """Return the weights of the matrix products that one token takes part in.
+
+        ``top_k`` by MoE layer, where it is not the model's (a stress may change it).
+        """
         m = self.model
-        routed = sum(min(m.top_k, n) * self._expert for n in experts)
+        chosen = top_k or [m.top_k] * len(experts)
+        routed = sum(min(k, n) * self._expert for k, n in zip(chosen, experts, strict=True))
         return self._shared() + routed + self._routers * m.d_model * sum(experts)
 
-    def training_flops_per_token(self, experts: Sequence[int]) -> int:
+    def training_flops_per_token(
+        self, experts: Sequence[int], top_k: Sequence[int] | None = None
+    ) -> int:
         """Return the operations of a token's forward and backward."""
         m = self.model
         attention = 12 * m.n_layers * m.d_model * m.context_length
-        return 6 * self.active_parameters(experts) + attention
+        return 6 * self.active_parameters(experts, top_k) + attention
 
-    def forward_flops_per_token(self, experts: Sequence[int]) -> float:
+    def forward_flops_per_token(
+        self, experts: Sequence[int], top_k: Sequence[int] | None = None
+    ) -> float:
         """Return the operations of a token's forward alone."""
-        return self.training_flops_per_token(experts) / 3
+        return self.training_flops_per_token(experts, top_k) / 3

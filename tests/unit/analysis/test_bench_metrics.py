@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import NANO
 
 from chronorun.analysis.bench_course import read_course
 from chronorun.analysis.bench_events import excess_and_recovery
@@ -17,6 +18,8 @@ from chronorun.errors import StorageError
 
 LOSSES = {10: 4.0, 20: 3.0, 30: 3.5, 40: 2.5}
 POPULATION = {10: (2, 2), 20: (2, 2), 30: (3, 2), 40: (3, 2)}
+
+SHAPE = Shape(ModelConfig(n_layers=2, d_model=16, n_heads=2, num_experts=2, top_k=1), 64)
 
 
 def write(path: Path, *records: dict[str, Any]) -> None:
@@ -80,8 +83,78 @@ def test_populations_are_weighted_by_the_steps_they_lasted(run_dir: Path) -> Non
     assert figures["final_population"] == 2.5
 
 
+def change_summary(run_dir: Path, **fields: Any) -> None:
+    path = run_dir / "summary.json"
+    kept = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({k: v for k, v in kept.items() if v is not None}))
+
+
+def test_the_last_population_is_that_after_the_last_edits(run_dir: Path) -> None:
+    change_summary(run_dir, population={"1": 2, "0": 4})
+    figures = run_metrics(run_dir)
+    assert figures["final_population"] == 3.0
+    assert figures["total_parameters_final"] == SHAPE.total_parameters([4, 2])
+    assert figures["mean_population"] == 2.25
+
+
+def test_a_run_without_telemetry_kept_its_population(run_dir: Path) -> None:
+    write(run_dir / "metrics.jsonl", {"step": 40, "val/loss": 2.5})
+    change_summary(run_dir, population={"0": 2, "1": 2})
+    figures = run_metrics(run_dir)
+    assert (figures["mean_population"], figures["final_population"]) == (2.0, 2.0)
+    assert figures["parameter_steps"] == 40 * SHAPE.total_parameters([2, 2])
+    assert figures["n_effective"] is figures["dropped_fraction"] is None
+    change_summary(run_dir, population={"0": 1, "1": 2})
+    figures = run_metrics(run_dir)
+    assert (figures["mean_population"], figures["final_population"]) == (None, 1.5)
+    assert figures["parameter_steps"] is figures["executed_flops"] is None
+
+
+def test_a_stress_on_top_k_changes_the_operations_while_it_lasts(run_dir: Path) -> None:
+    write(
+        run_dir / "scenario_events.jsonl",
+        {"step": 15, "event": "start", "layers": [0], "top_k": 1},
+        {"step": 35, "event": "end", "layers": [0], "top_k": 2},
+    )
+    # The windows are cut where the stress begins and ends; before it top-k was what it ends with.
+    periods = [
+        (15, [2, 2], [2, 1]),
+        (5, [2, 2], [1, 1]),
+        (15, [3, 2], [1, 1]),
+        (5, [3, 2], [2, 1]),
+    ]
+    trained = sum(n * SHAPE.training_flops_per_token(e, k) for n, e, k in periods)
+    assert run_metrics(run_dir)["active_flops_per_token"] == pytest.approx(trained / 40)
+
+
+@pytest.mark.parametrize(
+    ("missing", "unknown"),
+    [
+        ("eval_tokens", {"executed_flops"}),
+        ("probe_tokens", {"executed_flops"}),
+        (
+            "vocab_size",
+            {
+                "executed_flops",
+                "active_flops_per_token",
+                "parameter_steps",
+                "total_parameters_final",
+            },
+        ),
+    ],
+)
+def test_what_an_older_summary_lacks_is_not_guessed(
+    run_dir: Path, missing: str, unknown: set[str]
+) -> None:
+    before = run_metrics(run_dir)
+    change_summary(run_dir, **{missing: None})
+    after = run_metrics(run_dir)
+    assert {name for name in before if before[name] != after[name]} == unknown
+    assert {after[name] for name in unknown} == {None}
+
+
 def test_compute_follows_the_population(run_dir: Path) -> None:
-    shape = Shape(ModelConfig(n_layers=2, d_model=16, n_heads=2, num_experts=2, top_k=1), 64)
+    shape = SHAPE
     small, large = [2, 2], [3, 2]
     per_step = 4 * 128
     trained = 20 * per_step * sum(shape.training_flops_per_token(e) for e in (small, large))
@@ -138,16 +211,45 @@ def test_edits_and_what_became_of_them(run_dir: Path) -> None:
 
 
 def test_what_a_run_did_not_write_is_unknown(run_dir: Path) -> None:
+    (run_dir / "metrics.jsonl").unlink()
     figures = run_metrics(run_dir)
-    unknown = {"max_vio", "dead_expert_steps", "realised_benefit", "excess_loss", "recovered"}
-    assert {figures[name] for name in unknown} == {None}
-    assert figures["deferrals"] == 0.0
+    unknown = {
+        "val_loss_auc",
+        "n_effective",
+        "n_effective_mean",
+        "max_vio",
+        "max_vio_mean",
+        "dead_expert_steps",
+        "dropped_fraction",
+        "predicted_benefit",
+        "realised_benefit",
+        "excess_loss",
+        "recovery_steps",
+        "recovered",
+    }
+    assert {name for name, figure in figures.items() if figure is None} == unknown
+
+
+def test_without_a_lifecycle_nothing_was_done_and_with_one_it_is_unknown(run_dir: Path) -> None:
+    change_summary(run_dir, lifecycle=None)
+    names = ["edits", "edits/MERGE", "rollbacks", "deferrals", "blocked"]
+    figures = run_metrics(run_dir)
+    assert [figures[name] for name in names] == [0.0] * 5
+    config = json.loads((run_dir / "config.yaml").read_text())
+    (run_dir / "config.yaml").write_text(json.dumps(config | {"lifecycle": {"enabled": True}}))
+    figures = run_metrics(run_dir)
+    assert [figures[name] for name in names] == [None] * 5
 
 
 EVENT_CASES = [
-    # Level 3.0 at step 20; above it by 0.5 at step 30 alone: two triangles of 10 x 0.5 / 2.
-    ([("start", 25), ("end", 28)], (5.0, 12.0, 1.0)),
-    ([("planted", 20)], (5.0, 20.0, 1.0)),
+    # Level 3.0 at step 20; above it by 0.5 at step 30 alone, back at it half way to step 40: two
+    # triangles of height 0.5, the second 5 steps wide.
+    ([("start", 25), ("end", 28)], (1.25 + 1.25, 12.0, 1.0)),
+    ([("planted", 20)], (2.5 + 1.25, 20.0, 1.0)),
+    # A checkpoint at the very end of a stress still saw it.
+    ([("start", 20), ("start", 20), ("end", 30), ("end", 30)], (3.75, 10.0, 1.0)),
+    # Level 4.0: never above it. The step of the event is the number of steps done before it.
+    ([("start", 10), ("end", 20)], (0.0, 10.0, 1.0)),
     ([("start", 35), ("end", 40)], (0.0, None, 0.0)),
     ([("start", 5), ("end", 28)], (None, None, None)),
     ([], (None, None, None)),
@@ -164,9 +266,36 @@ def test_an_event_costs_what_lies_above_the_loss_before_it(
     assert (found["excess_loss"], found["recovery_steps"], found["recovered"]) == expected
 
 
+def test_a_loss_that_stays_above_counts_whole_trapezoids(run_dir: Path) -> None:
+    log = run_dir / "scenario_events.jsonl"
+    write(log, {"step": 20, "event": "start"})
+    write(
+        run_dir / "metrics.jsonl",
+        *(
+            {"step": step, "val/loss": loss}
+            for step, loss in ((10, 4.0), (20, 2.0), (30, 3.0), (50, 2.5), (60, 1.0), (70, 1.5))
+        ),
+    )
+    found = excess_and_recovery(log, read_course(run_dir / "metrics.jsonl"))
+    # 10 x 1 / 2, 20 x (1 + 0.5) / 2, then from 0.5 above to 1 below within 10 steps.
+    assert found["excess_loss"] == pytest.approx(5.0 + 15.0 + 0.5 * (10 / 3) / 2)
+    assert (found["recovery_steps"], found["recovered"]) == (40.0, 1.0)
+
+
 def test_wall_figures_stand_apart(run_dir: Path) -> None:
     assert wall_figures(run_dir) == {"seconds": 7.5, "tokens_per_second": 100.0}
     assert not {"seconds", "tokens_per_second"} & run_metrics(run_dir).keys()
+
+
+@pytest.mark.parametrize("text", ["model: [", "model:\n  d_modle: 3\n", "- 1\n", None])
+def test_a_configuration_that_is_none_is_refused(run_dir: Path, text: str | None) -> None:
+    path = run_dir / "config.yaml"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(StorageError) as caught:
+        run_metrics(run_dir)
+    assert str(caught.value) == (
+        f"bench: {path} cannot be read, expected the configuration of a run; run the job again"
+    )
 
 
 def test_a_folder_without_a_summary_is_refused(tmp_path: Path) -> None:
@@ -176,3 +305,35 @@ def test_a_folder_without_a_summary_is_refused(tmp_path: Path) -> None:
         f"bench: {tmp_path / 'summary.json'} cannot be read, expected the summary of a finished "
         f"run; run the job again"
     )
+
+
+def test_a_real_run_tells_everything(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chronorun.config.compose import compose_run
+    from chronorun.tracking import build_trackers
+    from chronorun.training import run_training
+
+    monkeypatch.setenv("CHRONORUN_CACHE", str(cache_dir))
+    extra = ("tracking=no_wandb", "scenario=planted_redundancy", "scenario.start_step=20")
+    config, composed = compose_run([*NANO, *extra])
+    summary = run_training(
+        config, composed, tmp_path / "run", build_trackers(config, tmp_path / "run", quiet=True)
+    )
+    figures = run_metrics(tmp_path / "run")
+    # Nothing was judged, and the loss may or may not come back within 20 steps.
+    assert {name for name, figure in figures.items() if figure is None} <= {
+        "predicted_benefit",
+        "realised_benefit",
+        "recovery_steps",
+    }
+    assert figures["val_loss"] == summary["val_loss"]
+    assert figures["total_parameters_final"] == summary["parameters"]["total"]
+    assert figures["mean_population"] == figures["final_population"] == 8.0
+    assert figures["edits"] == figures["deferrals"] == 0.0
+    tokens, alone = 40 * 4 * 64, summary["eval_tokens"] + summary["probe_tokens"]
+    assert alone > 0
+    per_token = figures["active_flops_per_token"]
+    assert per_token is not None
+    assert figures["executed_flops"] == pytest.approx(per_token * (tokens + alone / 3))
+    assert wall_figures(tmp_path / "run")["seconds"] == summary["wall_seconds"]

@@ -11,6 +11,7 @@ from chronorun.model import GPT
 
 SHAPES = {
     "nano": {"n_layers": 2, "d_model": 64, "n_heads": 4, "context_length": 64, "d_ff": 128},
+    "tiny": {"n_layers": 4, "d_model": 128, "n_heads": 4, "context_length": 128},
     "every second": {"n_layers": 4, "d_model": 32, "n_heads": 2, "moe_stride": 2},
 }
 
@@ -22,12 +23,17 @@ def test_parameters_are_the_models(
     name: str, top_k: int, experts: tuple[int, ...], noisy: bool
 ) -> None:
     config = ModelConfig(**SHAPES[name], top_k=top_k)  # type: ignore[arg-type]
-    router = RouterConfig(noisy=noisy)
+    router, experts = RouterConfig(noisy=noisy), experts * (config.num_moe_layers // 2)
     model = GPT(config, router, 256, experts_per_layer=experts, generator=torch.Generator())
     counts, shape = model.parameter_counts(), Shape(config, 256, noisy)
     assert shape.total_parameters(experts) == counts["total"]
     norms = (2 * config.n_layers + 1) * config.d_model
     assert shape.active_parameters(experts) == counts["active"] - norms
+    for layer in model.moe_layers():
+        layer.top_k = 1
+    assert shape.active_parameters(experts, [1] * len(experts)) == (
+        model.parameter_counts()["active"] - norms
+    )
 
 
 def test_forward_operations_are_those_that_torch_counts() -> None:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from chronorun.config.lifecycle import ChildMoments, MergedMoments
 from chronorun.errors import UserError
-from chronorun.model.population import PopulationLayer
+from chronorun.model.population import PopulationLayer, rebuilt_rows
 
 Moments = dict[str, dict[str, Tensor]]
 """Slot tensor name -> state entry (``exp_avg``, ``momentum_buffer``) -> values of one slot, without
@@ -155,10 +155,8 @@ def _map(moments: Moments, change: Callable[[str, str, Tensor], Tensor]) -> Mome
 
 
 def _rows(old: Tensor, keep: Sequence[int], new: Sequence[Tensor | None]) -> Tensor:
-    index = torch.tensor(list(keep), dtype=torch.int64, device=old.device)
     blank = old.new_zeros(old.shape[1:])
-    added = [blank if value is None else value.to(old) for value in new]
-    return torch.cat([old.index_select(0, index), *(value[None] for value in added)])
+    return rebuilt_rows(old, keep, [blank if value is None else value for value in new])
 
 
 def _replace(optimizer: Optimizer, old: Tensor, parameter: Tensor) -> bool:

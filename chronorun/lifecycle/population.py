@@ -131,7 +131,12 @@ class Population:
                 plane = None
             return Newborn(c.expert_id, saved, rewarm, plane)
         layer_ids = self.registry.slots(c.layer_id)
-        population = [self.surgeon.read(name).values for name in layer_ids]
+        # Views: a copy of every expert would cost more than the edit.
+        tensors = self.surgeon.layers[c.layer_id].slot_tensors()
+        population = [
+            {name: tensor.detach()[slot] for name, tensor in tensors.items()}
+            for slot in range(len(layer_ids))
+        ]
         tokens = self.tap.tokens(c.layer_id, starved_T)
         if c.action is Action.REVIVE:
             archived = self.archive.get(c.expert_id)

@@ -79,7 +79,7 @@ def rebuild(
         )
     layer.set_slot_tensors(
         {
-            name: _like(old, _rows(old, keep, [values[name] for values in new]))
+            name: _like(old, rebuilt_rows(old, keep, [values[name] for values in new]))
             for name, old in tensors.items()
         }
     )
@@ -107,10 +107,19 @@ def remove_expert(layer: PopulationLayer, slot: int) -> dict[str, Tensor]:
     return removed
 
 
-def _rows(old: Tensor, keep: Sequence[int], new: Sequence[Tensor]) -> Tensor:
-    index = torch.tensor(list(keep), dtype=torch.int64, device=old.device)
-    kept = old.detach().index_select(0, index)
-    return torch.cat([kept, *(value.detach().to(old)[None] for value in new)])
+def rebuilt_rows(old: Tensor, keep: Sequence[int], new: Sequence[Tensor]) -> Tensor:
+    """Return a copy of these slots of a tensor, in this order, with ``new`` slots behind them.
+
+    Slots that follow each other are copied as one piece: a bank of experts is copied once.
+    """
+    pieces, kept = [], list(keep)
+    while kept:
+        first, n = kept[0], 1
+        while n < len(kept) and kept[n] == first + n:
+            n += 1
+        pieces.append(old.detach()[first : first + n])
+        kept = kept[n:]
+    return torch.cat([*pieces, *(value.detach().to(old)[None] for value in new)])
 
 
 def _check_values(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:

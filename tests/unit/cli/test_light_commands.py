@@ -11,6 +11,11 @@ import pytest
 
 HEAVY = "{'torch', 'datasets', 'wandb', 'tokenizers', 'scipy', 'matplotlib'}"
 
+DECISION = (
+    '{"step":20,"run_id":"r","action":"SPAWN","layer_id":0,"expert_id":"L0_E8","parent_id":null,'
+    '"reason":"sustained_starvation","metrics_at_decision":{},"config_snapshot":{}}\n'
+)
+
 
 @pytest.mark.parametrize(
     ("arguments", "unwanted"),
@@ -23,11 +28,18 @@ HEAVY = "{'torch', 'datasets', 'wandb', 'tokenizers', 'scipy', 'matplotlib'}"
         (["train", "--help"], HEAVY),
         (["train", "--cfg", "job"], HEAVY),
         (["train", "model=nan"], HEAVY),
+        (["bench", "--help"], HEAVY),
+        (["bench", "--cfg", "job"], HEAVY),
+        (["inspect", "--help"], f"{HEAVY} | {{'hydra', 'omegaconf'}}"),
+        (["inspect", "lifecycle_decisions.jsonl"], f"{HEAVY} | {{'hydra', 'omegaconf'}}"),
+        (["replay", "--help"], HEAVY),
+        (["sample", "--help"], HEAVY),
     ],
 )
 def test_a_light_command_imports_nothing_heavy(
     tmp_path: Path, arguments: list[str], unwanted: str
 ) -> None:
+    (tmp_path / "lifecycle_decisions.jsonl").write_text(DECISION, encoding="utf-8")
     code = (
         "import sys; from chronorun.cli.main import run_command_line; "
         f"run_command_line({arguments!r}); "

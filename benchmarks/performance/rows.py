@@ -61,6 +61,8 @@ class Row:
 
     def _beside(self, opening: str, goal: float, name: str) -> str:
         assert self.value is not None
+        if goal == 0.0:
+            return f"{opening}{self.value:g} where {name} is 0"
         return f"{opening}{self.value / goal:.2f} of {name}"
 
 

@@ -44,6 +44,12 @@ def test_a_goal_may_be_the_least_allowed() -> None:
     assert cells(row) == ("tokens/s", "0.6", ">= 0.75", ">= 0.9", "MISSES: 0.80 of the must")
 
 
+def test_a_goal_of_nothing_at_all_can_be_missed() -> None:
+    row = Row("gpu", "host syncs in a step", "x", 1.0, must=0.0)
+    assert row.verdict() == "MISSES: 1 where the must is 0"
+    assert Row("gpu", "host syncs in a step", "x", 0.0, must=0.0).verdict() == "holds"
+
+
 def test_a_row_without_goals_judges_nothing() -> None:
     (row,) = without_goals([Row("step", "a", "x", 3.0, must=2.0, aim=1.0)])
     assert (row.verdict(), row.holds()) == ("no goal", True)

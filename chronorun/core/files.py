@@ -7,6 +7,9 @@ import os
 import tempfile
 from pathlib import Path
 
+TEMPORARY = ".*.tmp"
+"""Glob pattern of what ``write_atomically`` leaves behind when it is killed."""
+
 
 def fsync_dir(path: str | os.PathLike[str]) -> None:
     """Make the names inside a folder durable; does nothing where folders cannot be opened."""

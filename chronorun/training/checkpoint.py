@@ -21,7 +21,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from chronorun.core.files import fsync_dir, sha256_file
+from chronorun.core.files import TEMPORARY, fsync_dir, sha256_file
 from chronorun.errors import StorageError
 from chronorun.training.checkpoint_manifest import (
     KINDS,
@@ -204,11 +204,14 @@ def set_aside_newer(run_dir: Path, step: int) -> list[str]:
 
 
 def remove_leftovers(run_dir: Path) -> None:
-    """Remove what a killed save or removal left behind."""
+    """Remove what a killed save, removal or write of a file left behind."""
     folder = run_dir / "checkpoints"
     for pattern in (".partial-*", ".removed-*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
+    for written in (run_dir, run_dir / "archive"):
+        for path in written.glob(TEMPORARY):
+            path.unlink(missing_ok=True)
 
 
 def rng_state() -> dict[str, Tensor]:

@@ -1,0 +1,107 @@
+"""What is done inside a child before its command: nothing in the product knows of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+def regions() -> dict[str, Any]:
+    """Return the functions that moments are counted in, by name."""
+    from chronorun.lifecycle.surgery import Surgeon
+    from chronorun.training.checkpoint import save_checkpoint
+    from chronorun.training.stepping import Stepper
+
+    return {
+        "save": save_checkpoint.__code__,
+        "edit": Surgeon.apply.__code__,
+        "step": Stepper.take.__code__,
+    }
+
+
+class Moments:
+    """Counts calls and returns, of Python and of C: between two of them nothing of ours runs."""
+
+    def __init__(self, region: str | None) -> None:
+        self.code = regions()[region] if region else None
+        self.region: FrameType | None = None
+        self.calls = -1
+        self.ticks = 0
+        self.per_call: list[int] = []
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        if self.code is None:
+            self.ticks += 1
+            self.reached(0, self.ticks)
+        elif self.region is not None:
+            self.ticks += 1
+            self.per_call[self.calls] = self.ticks
+            self.reached(self.calls, self.ticks)
+            if event == "return" and frame is self.region:
+                self.region = None
+        elif event == "call" and frame.f_code is self.code:
+            self.region, self.calls, self.ticks = frame, self.calls + 1, 0
+            self.per_call.append(0)
+
+    def reached(self, call: int, tick: int) -> None:
+        """Called at every moment."""
+
+    def found(self) -> list[int]:
+        """Return the number of moments of each call."""
+        return self.per_call if self.code is not None else [self.ticks]
+
+
+class SignalAt(Moments):
+    """Sends this process a signal at one moment, ``times`` times."""
+
+    def __init__(self, region: str | None, call: int, tick: int, number: int, times: int) -> None:
+        super().__init__(region)
+        self.at, self.number, self.times = (call, tick), number, times
+
+    def reached(self, call: int, tick: int) -> None:
+        if self.times and (call, tick) >= self.at:
+            self.times -= 1
+            os.kill(os.getpid(), self.number)
+
+
+def _watch_training(profiler: Any, then: Callable[[], object] = lambda: None) -> None:
+    import chronorun.training
+    from chronorun.training.runner import run_training
+
+    def watched(*arguments: Any) -> Any:
+        sys.setprofile(profiler)
+        try:
+            return run_training(*arguments)
+        finally:
+            sys.setprofile(None)
+            then()
+
+    vars(chronorun.training)["run_training"] = watched
+
+
+def count_moments(path: str) -> None:
+    """Write how many moments a run has: in each call of each region, and in all."""
+    counters = {name: Moments(name) for name in (*regions(), None)}
+
+    def count(*event: Any) -> None:
+        for counter in counters.values():
+            counter(*event)
+
+    def write() -> None:
+        found = {name or "": counter.found() for name, counter in counters.items()}
+        Path(path).write_text(json.dumps(found), encoding="utf-8")
+
+    _watch_training(count, write)
+
+
+def signal_at(
+    region: str | None, call: int, tick: int, number: int = signal.SIGKILL, times: int = 1
+) -> None:
+    """Send a signal at the ``tick``-th moment (of the ``call``-th call of a region)."""
+    _watch_training(SignalAt(region, call, tick, number, times))

@@ -1,0 +1,110 @@
+"""A warm process that forks one child per command line: a kill then costs a run, not an import.
+
+Started as ``python -m reliability.server``; one JSON request a line in, one JSON reply a line out.
+It never computes a gradient itself: autograd does not survive a fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+WARM = (
+    "chronorun.cli.train",
+    "chronorun.cli.hydra_bridge",
+    "chronorun.config.compose",
+    "chronorun.training.runner",
+    "chronorun.tracking.group",
+    "chronorun.analysis.report",
+    "reliability.hooks",
+)
+
+
+def call_hook(hook: list[Any] | None) -> None:
+    """Call ``reliability.hooks.<name>(**arguments)`` in the child, before the command."""
+    if hook is not None:
+        name, arguments = hook
+        getattr(importlib.import_module("reliability.hooks"), name)(**arguments)
+
+
+def child(request: dict[str, Any]) -> int:
+    for descriptor, name in ((1, "out"), (2, "err")):
+        target = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(target, descriptor)
+    os.chdir(request["cwd"])
+    os.environ.update(request["env"])
+    import torch
+
+    torch.set_num_threads(1)
+    from chronorun.cli.main import run_command_line
+
+    for hook in request["hooks"]:
+        call_hook(hook)
+    return run_command_line(request["arguments"])
+
+
+def run_child(request: dict[str, Any]) -> None:
+    code = 70
+    try:
+        code = child(request)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(pid: int, limit_s: float, kill_after_s: float | None) -> dict[str, Any]:
+    """Wait for a child; kill it where asked to, or when it takes longer than it may."""
+    begun, hung = time.monotonic(), False
+    while True:
+        found, status, usage = os.wait4(pid, os.WNOHANG)
+        if found:
+            break
+        elapsed = time.monotonic() - begun
+        hung = elapsed > limit_s
+        if hung or (kill_after_s is not None and elapsed > kill_after_s):
+            os.kill(pid, signal.SIGKILL)
+            kill_after_s = None
+            _, status, usage = os.wait4(pid, 0)
+            break
+        time.sleep(0.002)
+    code = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - begun
+    return {"code": code, "hung": hung, "seconds": seconds, "peak_kib": usage.ru_maxrss}
+
+
+def warm_up() -> None:
+    """Import what a run needs, the modules that the first optimizer brings included."""
+    for name in WARM:
+        importlib.import_module(name)
+    import torch
+
+    torch.optim.AdamW([torch.zeros(1)], fused=True)
+
+
+def main() -> None:
+    warm_up()
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    print("{}", file=replies)
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            run_child(request)
+        reply = wait(pid, request["limit_s"], request["kill_after_s"])
+        print(json.dumps(reply), file=replies)
+
+
+if __name__ == "__main__":
+    main()

@@ -115,10 +115,11 @@ def _bench(
     config = composition.config
     assert isinstance(config, BenchRunConfig)
     sweep = _sweep(given, files, config.bench)
+    _name(sweep, config, given, composition)
     # What the lists of the preset name is checked as if it had been typed.
-    compose_checked(sweep.overrides(sweep.arms), files, multirun=True)
+    whole = compose_checked(sweep.overrides(sweep.arms), files, multirun=True)
     _tell_ignored(config, given)
-    folder = _folder(sweep, config, given, composition)
+    folder = Path(str(whole.hydra.hydra.sweep.dir))
     _claim(folder, sweep)
     interrupted = _run_waves(call, files, sweep, folder)
     failed = conclude(folder, sweep, config, [_command(call, given)])
@@ -176,17 +177,16 @@ def _tell_ignored(config: BenchRunConfig, given: Sequence[Override]) -> None:
         warn(message)
 
 
-def _folder(
+def _name(
     sweep: Sweep, config: BenchRunConfig, given: Sequence[Override], composition: Composition
-) -> Path:
-    """Return the sweep's folder: named by the user, or after what is compared."""
-    named = any(override.key_or_group == "run_id" for override in given)
-    if not named:
-        choices = composition.hydra.hydra.runtime.choices
-        digest = hashlib.sha256("\n".join(sweep.mathematics()).encode()).hexdigest()[:8]
-        config.run_id = f"{choices['bench']}-{digest}"
-        sweep.shared.append(f"run_id={config.run_id}")
-    return Path(config.output_dir) / "bench" / config.run_id
+) -> None:
+    """Name a sweep that the user did not name after what is compared: the same command finds it."""
+    if any(override.key_or_group == "run_id" for override in given):
+        return
+    choices = composition.hydra.hydra.runtime.choices
+    digest = hashlib.sha256("\n".join(sweep.mathematics()).encode()).hexdigest()[:8]
+    config.run_id = f"{choices['bench']}-{digest}"
+    sweep.shared.append(f"run_id={config.run_id}")
 
 
 def _claim(folder: Path, sweep: Sweep) -> None:

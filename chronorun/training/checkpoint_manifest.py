@@ -24,11 +24,13 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True):
-    """What ``MANIFEST.json`` says of the other files."""
+    """What ``MANIFEST.json`` says of the other files; ``sha256`` is that of all it says itself."""
 
     schema_version: int
     step: int
     files: dict[str, Entry]
+    # A checkpoint of before this was known has none.
+    sha256: str = ""
 
 
 def make_manifest(folder: Path, step: int) -> Manifest:
@@ -37,7 +39,14 @@ def make_manifest(folder: Path, step: int) -> Manifest:
         name: Entry((folder / name).stat().st_size, sha256_file(folder / name))
         for name in sorted(FILES)
     }
-    return Manifest(SCHEMA_VERSION, step, files)
+    manifest = Manifest(SCHEMA_VERSION, step, files)
+    manifest.sha256 = _own_sha256(manifest)
+    return manifest
+
+
+def _own_sha256(manifest: Manifest) -> str:
+    plain = Manifest(manifest.schema_version, manifest.step, manifest.files)
+    return hashlib.sha256(msgspec.json.encode(plain)).hexdigest()
 
 
 def bad_file(path: Path, what: str) -> StorageError:
@@ -66,6 +75,9 @@ def read_manifest(path: Path) -> Manifest:
         raise bad_file(path / MANIFEST, f"is of step {manifest.step}, expected that of {path.name}")
     if set(manifest.files) != FILES:
         raise bad_file(path / MANIFEST, f"lists {', '.join(sorted(manifest.files)) or 'no file'}")
+    if manifest.sha256 and manifest.sha256 != _own_sha256(manifest):
+        # Otherwise a damaged hash would accuse a sound file.
+        raise bad_file(path / MANIFEST, "differs from its own sha256")
     for name, entry in sorted(manifest.files.items()):
         size = (path / name).stat().st_size
         if size != entry.bytes:

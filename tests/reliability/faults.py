@@ -36,7 +36,8 @@ class Disk:
     """
 
     def __init__(self, folder: Path, at: int, how: int | str, *, lasting: bool = False) -> None:
-        self.folder, self.at, self.how, self.lasting = str(folder), at, how, lasting
+        self.folder = os.path.abspath(folder) + os.sep  # noqa: PTH100
+        self.at, self.how, self.lasting = at, how, lasting
         self.operations = 0
         self.failed = False
 
@@ -51,10 +52,11 @@ class Disk:
     def concerns(self, target: Any) -> bool:
         if isinstance(target, int):
             try:
-                target = os.readlink(f"/proc/self/fd/{target}")
+                target = Path(f"/proc/self/fd/{target}").readlink()
             except OSError:
                 return False
-        return os.fspath(target).startswith(self.folder)
+        # Not Path.absolute: it would ask the disk that is being faked.
+        return os.path.abspath(os.fspath(target)).startswith(self.folder)  # noqa: PTH100
 
 
 class Handle:

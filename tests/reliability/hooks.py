@@ -105,3 +105,84 @@ def signal_at(
 ) -> None:
     """Send a signal at the ``tick``-th moment (of the ``call``-th call of a region)."""
     _watch_training(SignalAt(region, call, tick, number, times))
+
+
+def fail_disk(folder: str, at: int, how: int, region: str | None) -> None:
+    """Let file operations below a folder fail: from the ``at``-th on, or the ``at``-th save's."""
+    import chronorun.training
+    from chronorun.training import trainer
+    from chronorun.training.runner import run_training
+    from reliability.faults import Disk, faulty
+
+    if region is None:
+
+        def whole(*arguments: Any) -> Any:
+            with faulty(Disk(Path(folder), at, how, lasting=True)):
+                return run_training(*arguments)
+
+        vars(chronorun.training)["run_training"] = whole
+        return
+    real, saves = trainer.save_checkpoint, iter(range(10_000))
+
+    def save(*arguments: Any) -> Any:
+        if next(saves) < at:
+            return real(*arguments)
+        with faulty(Disk(Path(folder), 4, how, lasting=True)):
+            return real(*arguments)
+
+    trainer.save_checkpoint = save
+
+
+def poison(what: str, value: float, step: int, path: str) -> None:
+    """Spoil one loss, gradient or router logit of a step; write whether weights changed."""
+    from chronorun.training import trainer
+
+    take = trainer.Stepper.take
+
+    def poisoned(self: Any, at: int, *arguments: Any) -> Any:
+        if at != step:
+            return take(self, at, *arguments)
+        before = _weights(self.model)
+        _POISONS[what](self.model, value)
+        try:
+            return take(self, at, *arguments)
+        finally:
+            Path(path).write_text(str(_weights(self.model) == before), encoding="utf-8")
+
+    trainer.Stepper.take = poisoned  # type: ignore[method-assign]
+
+
+def _weights(model: Any) -> list[bytes]:
+    return [p.detach().numpy().tobytes() for p in model.parameters()]
+
+
+def _spoil_loss(model: Any, value: float) -> None:
+    import dataclasses
+
+    model.register_forward_hook(
+        lambda _module, _inputs, out: dataclasses.replace(out, loss=out.loss * value)
+    )
+
+
+def _spoil_gradient(model: Any, value: float) -> None:
+    def spoil(gradient: Any) -> Any:
+        gradient = gradient.clone()
+        gradient.flatten()[0] = value
+        return gradient
+
+    list(model.parameters())[3].register_hook(spoil)
+
+
+def _spoil_logit(model: Any, value: float) -> None:
+    router = model.moe_layers()[1].router
+    real = router.logits
+
+    def logits(x_TD: Any) -> Any:
+        found = real(x_TD).clone()
+        found[5, 2] = value
+        return found
+
+    router.logits = logits
+
+
+_POISONS = {"loss": _spoil_loss, "gradient": _spoil_gradient, "router logit": _spoil_logit}

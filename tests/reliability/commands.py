@@ -64,6 +64,7 @@ class Commands:
         env: dict[str, str] | None = None,
         kill_after_s: float | None = None,
         limit_s: float = 120.0,
+        batch: dict[str, Any] | None = None,
     ) -> Done:
         """Run one command in ``cwd`` with hooks of ``reliability.hooks`` installed."""
         cwd.mkdir(parents=True, exist_ok=True)
@@ -73,6 +74,7 @@ class Commands:
             "cwd": str(cwd),
             "env": env or {},
             "hooks": hooks or [],
+            "batch": batch,
             "out": str(out),
             "err": str(err),
             "limit_s": limit_s,

@@ -35,17 +35,21 @@ def call_hook(hook: list[Any] | None) -> None:
 
 def child(request: dict[str, Any]) -> int:
     for descriptor, name in ((1, "out"), (2, "err")):
-        target = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        target = os.open(request[name], os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(target, descriptor)
     os.chdir(request["cwd"])
     os.environ.update(request["env"])
     import torch
+
+    from reliability.batch import run_batch
 
     torch.set_num_threads(1)
     from chronorun.cli.main import run_command_line
 
     for hook in request["hooks"]:
         call_hook(hook)
+    if request["batch"] is not None:
+        return run_batch(**request["batch"])
     return run_command_line(request["arguments"])
 
 

@@ -193,7 +193,7 @@ def test_a_failing_job_is_named_and_stops_no_other(chronorun: Chronorun, tmp_pat
         for path in (tmp_path / "outputs" / "bench" / "bad").glob("*/job.json")
     ]
     failed = [job for job in results if job["status"] == "failed"]
-    assert [job["variant"] for job in failed] == ["optimizer.lr=1e30"] * 2
+    assert [job["variant"] for job in failed] == ["optimizer.lr=1e+30"] * 2
     for job in failed:
         folder = tmp_path / "outputs" / "bench" / "bad" / job["folder"]
         assert "NonFiniteError" in (folder / "error.txt").read_text()

@@ -44,6 +44,7 @@ class JsonlWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._hash = hashlib.sha256()
         self._offset = 0
+        refuse_link(self.path)
         if resume_at is not None:
             self._cut_back(resume_at)
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -104,6 +105,17 @@ class JsonlWriter:
             os.fsync(self._fd)
             os.close(self._fd)
             self._fd = -1
+
+
+def refuse_link(path: Path) -> None:
+    """Raise StorageError unless ``path`` is a plain file or nothing.
+
+    A run folder may come from anyone: a link in it must not have a file elsewhere cut or written.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise StorageError(
+            f"log: {path} is not a plain file, expected one; put the file itself there, then resume"
+        )
 
 
 def orphan_bytes(path: Path, tail: bytes) -> Path:

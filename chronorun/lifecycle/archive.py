@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ class Archive:
         from safetensors.torch import save
 
         name = f"{expert_id}-step{step:08d}.safetensors"
+        _check_name(name)
         data = save(_flat(archived))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -67,6 +69,7 @@ class Archive:
         from safetensors.torch import load
 
         entry = self._index[expert_id]
+        _check_name(entry["file"])
         path = self.folder / entry["file"]
         try:
             data = path.read_bytes()
@@ -94,6 +97,15 @@ class Archive:
         """Restore what ``state_dict`` returned."""
         self._index = {name: dict(entry) for name, entry in state["index"].items()}
         self._memory = {name: _nested(flat) for name, flat in state["memory"].items()}
+
+
+def _check_name(name: str) -> None:
+    # Ids and names come back from a checkpoint that anyone may have written.
+    if re.fullmatch(r"\w+-step\d{8,}\.safetensors", name) is None:
+        raise StorageError(
+            f"archive: {name!r} is no name of an archived expert's file; "
+            f"resume from another checkpoint"
+        )
 
 
 def flatten_saved(saved: Saved) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chronorun.core.files import fsync_dir, sha256_file
-from chronorun.core.jsonl import JsonlWriter, LogState, orphan_bytes
+from chronorun.core.jsonl import JsonlWriter, LogState, orphan_bytes, refuse_link
 from chronorun.lifecycle.logs import NAMES as LIFECYCLE_LOGS
 from chronorun.lifecycle.logs import LifecycleLogs
 
@@ -130,6 +130,7 @@ class RunLogs:
 
 def _log(run_dir: Path, name: str, resume: Mapping[str, Any]) -> RunLog:
     path = run_dir / f"{name}.jsonl"
+    refuse_link(path)
     if name == WALL_CLOCK:
         return RunLog(path, _end_of(path))
     saved = resume.get(name)

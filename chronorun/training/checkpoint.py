@@ -31,6 +31,7 @@ from chronorun.training.checkpoint_manifest import (
     read_file,
     read_manifest,
 )
+from chronorun.training.checkpoint_state import check_state
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors[kind] = load_safetensors(read_file(path / name, manifest.files[name]))
         text = read_file(path / "state.json", manifest.files["state.json"])
         state = msgspec.json.decode(text, type=dict[str, Any])
-    except (SafetensorError, msgspec.DecodeError, OSError) as error:
+    except (SafetensorError, msgspec.DecodeError, OSError, ValueError, RecursionError) as error:
         raise bad_file(path, f"cannot be read ({error})") from error
+    check_state(path, manifest.step, state, tensors)
     return Checkpoint(manifest.step, path, tensors, state)
 
 

@@ -1,0 +1,87 @@
+"""What the state of a run in a checkpoint must look like before anything is built from it.
+
+Hashes tell of damage, not of intent: whoever writes a checkpoint writes its hashes, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from torch import Tensor
+
+from chronorun.training.checkpoint_manifest import bad_file
+from chronorun.training.packing import _MARK as MARK
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+MOST_THREADS = 4096
+
+
+class SavedLog(msgspec.Struct):
+    """Length and hash of a log."""
+
+    offset: Count
+    sha256: str
+
+
+class RunState(msgspec.Struct):
+    """The parts of ``state.json`` that are plain; those within ``heartbeat`` check themselves."""
+
+    step: Count
+    population: dict[str, Positive]
+    best: dict[str, float | None] | None
+    last: dict[str, float | None]
+    alerts_total: Count
+    alerting: list[str]
+    train_seconds: float
+    wall_seconds: float
+    threads: Annotated[int, Meta(ge=1, le=MOST_THREADS)]
+    rng: dict[str, Any]
+    heartbeat: dict[str, Any]
+    scenario: dict[str, Any]
+    logs: dict[str, SavedLog | None]
+    # A checkpoint of before these were counted has none.
+    eval_tokens: Count = 0
+    probe_tokens: Count = 0
+
+
+def check_state(
+    path: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Check a run's state against types, tensors and step. Raises StorageError naming the file.
+
+    State that is no run's (it has no population) is left to whoever wrote it.
+    """
+    if "population" not in state and "heartbeat" not in state:
+        return
+    file = path / "state.json"
+    try:
+        run = msgspec.convert(state, RunState)
+    except msgspec.ValidationError as error:
+        raise bad_file(file, f"is not the state of a run ({error})") from error
+    if run.step != step:
+        raise bad_file(file, f"is of step {run.step}, expected {step}")
+    rows = sorted(
+        value.shape[0] for name, value in tensors["model"].items() if name.endswith("router.weight")
+    )
+    if rows != sorted(run.population.values()):
+        raise bad_file(file, f"tells of {sorted(run.population.values())} experts, found {rows}")
+    for name in _tensor_names(state):
+        if not isinstance(name, str) or name not in tensors["state"]:
+            raise bad_file(file, f"names tensor {str(name)[:80]!r}, which is not there")
+
+
+def _tensor_names(state: Any) -> Iterator[Any]:
+    waiting = [state]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if set(node) == {MARK}:
+                yield node[MARK]
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node

@@ -109,7 +109,7 @@ def run_cases(
     given, results = place / "cases.json", place / "results.json"
     given.write_text(json.dumps([[str(cwd), arguments] for cwd, arguments in cases]))
     batch = {"cases": str(given), "results": str(results), "train": train}
-    done = run_command(place, batch=batch, limit_s=6.0 * len(cases) + 30)
+    done = run_command(place, batch=batch, limit_s=60.0 * len(cases))
     found = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
     assert len(found) == len(cases), f"{cases[len(found)]} ended the process: {done.err[-2000:]}"
     wrong = [

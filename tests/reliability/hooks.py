@@ -11,6 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from reliability.wandb_hooks import fake_wandb, no_wandb
+
+__all__ = ["count_moments", "fail_disk", "fake_wandb", "no_wandb", "poison", "signal_at"]
+
 
 def regions() -> dict[str, Any]:
     """Return the functions that moments are counted in, by name."""

@@ -13,7 +13,7 @@ import msgspec
 from chronorun import __version__
 from chronorun.cli import hydra_bridge
 from chronorun.cli.bench_jobs import SweepStopped, bench_job
-from chronorun.cli.bench_outcome import conclude
+from chronorun.cli.bench_outcome import collect, conclude
 from chronorun.cli.bench_progress import watching
 from chronorun.cli.terminal import warn
 from chronorun.config.bench import FOLLOWERS, BenchConfig, BenchRunConfig
@@ -211,6 +211,7 @@ def _run_waves(
     call: HydraCall, files: ConfigFiles, sweep: Sweep, folder: Path
 ) -> RunInterrupted | None:
     """Run what is not done yet; return the interruption that ended it, if one did."""
+    open_arms = {r.arm for r in collect(folder, sweep) if not r.has_metrics}
     first = 0
     call.arguments.multirun = True
     with watching(folder, len(sweep)):
@@ -222,7 +223,10 @@ def _run_waves(
                 _name_folders(sweep),
             ]
             try:
-                hydra_bridge.run(call, bench_job, files)
+                # Hydra composes every job, which takes a while, before the first one says it is
+                # done: a wave without any to run is left out.
+                if not open_arms.isdisjoint(arms):
+                    hydra_bridge.run(call, bench_job, files)
             except RunInterrupted as interruption:
                 return interruption
             except SweepStopped:

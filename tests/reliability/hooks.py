@@ -13,7 +13,15 @@ from typing import Any
 
 from reliability.wandb_hooks import fake_wandb, no_wandb
 
-__all__ = ["count_moments", "fail_disk", "fake_wandb", "no_wandb", "poison", "signal_at"]
+__all__ = [
+    "count_moments",
+    "fail_disk",
+    "fake_wandb",
+    "no_wandb",
+    "poison",
+    "signal_at",
+    "watch_resources",
+]
 
 
 def regions() -> dict[str, Any]:
@@ -190,3 +198,38 @@ def _spoil_logit(model: Any, value: float) -> None:
 
 
 _POISONS = {"loss": _spoil_loss, "gradient": _spoil_gradient, "router logit": _spoil_logit}
+
+
+def watch_resources(every: int, path: str) -> None:
+    """Write every so many steps: resident bytes, open files, optimizer entries of no parameter."""
+    from chronorun.training import trainer
+
+    take = trainer.Stepper.take
+
+    def watched(self: Any, at: int, *arguments: Any) -> Any:
+        result = take(self, at, *arguments)
+        if (at + 1) % every == 0:
+            sample = {"step": at + 1, **_resources(self.model, self.optimizer)}
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(sample) + "\n")
+        return result
+
+    trainer.Stepper.take = watched  # type: ignore[method-assign]
+
+
+def _resources(model: Any, optimizer: Any) -> dict[str, Any]:
+    import gc
+
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    live = {id(p): (name, p.shape) for name, p in model.named_parameters()}
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    kept = {id(p) for p in optimizer.state}
+    stray = [live.get(i, ("gone", ()))[0] for i in (held ^ live.keys()) | (kept ^ live.keys())]
+    stray += [
+        live[id(p)][0]
+        for p, entries in optimizer.state.items()
+        if id(p) in live and any(e.shape != p.shape for k, e in entries.items() if k != "step")
+    ]
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    return {"resident": pages * 4096, "files": files, "stray_entries": sorted(stray)}

@@ -14,12 +14,13 @@ from reliability.figures import Figures
 
 STEPS, EDITS = 20_000, 200
 MOST_GROWTH = 0.05
+# A rollback undoes the split before it; pruned and merged experts come back.
 KINDS = ("SPLIT", "PRUNE", "SPAWN", "MERGE", "SPLIT", "ROLLBACK", "PRUNE", "REVIVE")
 
 
 def plan() -> list[tuple[int, str]]:
-    """More edits than asked for: some find nobody to hit."""
-    return list(zip(range(40, STEPS - 200, 70), cycle(KINDS), strict=False))
+    """More edits than asked for: some find nobody to hit, or an edit too old to be undone."""
+    return list(zip(range(40, STEPS - 200, 50), cycle(KINDS), strict=False))
 
 
 @pytest.mark.whole
@@ -40,7 +41,6 @@ def test_twenty_thousand_steps_with_two_hundred_edits(
     seen = [json.loads(line) for line in (place / "seen.jsonl").open(encoding="utf-8")]
     assert len(seen) == STEPS // 500
     edits = nano.story(place / "outputs" / "x")["lifecycle"]
-    print(edits, seen[0], seen[len(seen) // 4], seen[-1])
     assert sum(edits.values()) >= EDITS, edits
     assert all(edits.values()), edits
     held = all(sample["stray_entries"] == [] for sample in seen)

@@ -76,7 +76,7 @@ HOSTILE = (
     "+typo=1",
     "hydra.run.dir=called",
     "hydra/launcher=nowhere",
-    "+hydra.callbacks.x._target_=os.mkdir +hydra.callbacks.x.path=called",
+    "lifecycle._target_=os.mkdir lifecycle.path=called",
     "hydra.searchpath=[file:///nowhere]",
     "=",
     "==1",

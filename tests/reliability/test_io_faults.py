@@ -76,6 +76,8 @@ def check_whole(run: Path) -> None:
         assert archive.get(f"L0_E{number}").saved.values["w"].tolist() == [float(number)] * 3
     lines = b"".join(b'{"step":%d}\n' % number for number in range(1, step + 1))
     assert (run / "metrics.jsonl").read_bytes() == lines
+    if (run / "summary.json").exists():
+        assert (run / "summary.json").read_bytes() == b"{}\n"
     advance(run, logs, archive, 3)
     logs.close()
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"step_00000003"}

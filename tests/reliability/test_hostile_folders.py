@@ -1,0 +1,54 @@
+"""Continuing a run folder that somebody else made calls nothing that the folder names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reliability import nano
+from reliability.commands import Commands
+from reliability.figures import Figures
+
+# Hydra makes what its own nodes name. Whoever types them means it; a folder must not.
+CALLS = (
+    ("+hydra.callbacks.x._target_=os.mkdir", "+hydra.callbacks.x.path=called"),
+    ("++hydra.callbacks.x._target_=os.mkdir", "++hydra.callbacks.x.path=called"),
+    ("hydra.run.dir=called",),
+    ("hydra/launcher=joblib",),
+)
+
+
+@pytest.fixture
+def run(place: Path, uninterrupted: Path) -> Path:
+    return nano.copy_until(uninterrupted, place / "outputs" / "x", nano.LAST)
+
+
+@pytest.mark.parametrize("calls", CALLS, ids=lambda calls: calls[0])
+def test_saved_overrides_of_hydra(
+    calls: tuple[str, ...],
+    run_command: Commands,
+    place: Path,
+    run: Path,
+    count: Figures,
+    whole: bool,
+) -> None:
+    if not (whole or calls == CALLS[0]):
+        pytest.skip("needs --whole")
+    with (run / ".hydra" / "overrides.yaml").open("a", encoding="utf-8") as file:
+        file.writelines(f"- {text}\n" for text in calls)
+    done = run_command(place, "train", "resume=outputs/x")
+    assert done.code == 0, done.told
+    assert count("hostile run folders call nothing", not list(place.rglob("called")))
+
+
+@pytest.mark.parametrize("name", [".hydra/overrides.yaml", "config.yaml"])
+def test_yaml_that_asks_for_objects(
+    name: str, run_command: Commands, place: Path, run: Path, count: Figures
+) -> None:
+    text = "- !!python/object/apply:os.mkdir [called]\n"
+    (run / name).write_text(text, encoding="utf-8")
+    done = run_command(place, "train", "resume=outputs/x")
+    assert done.code == 3, done.told
+    assert done.err == f"chronorun: error: resume: outputs/x/{name} is not YAML; restore the file\n"
+    assert count("hostile run folders call nothing", not list(place.rglob("called")))

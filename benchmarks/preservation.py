@@ -39,6 +39,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from chronorun.config.compose import compose_run
@@ -57,18 +58,13 @@ from chronorun.lifecycle.surgery import Edit, Newborn
 from chronorun.lifecycle.trial import trial
 from chronorun.model import GPT, MoELayer
 from chronorun.model.population import LOGIT_OFFSET
-from chronorun.training.checkpoint import (
-    checkpoint_path,
-    load_checkpoint,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    save_checkpoint,
-)
+from chronorun.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from chronorun.training.evaluate import evaluate
 from chronorun.training.optimizer import build_optimizer
 from chronorun.training.stepping import Stepper
 
 CPU = torch.device("cpu")
+KINDS = ("model", "optimizer")
 LN2 = 0.6931471805599453
 RAMP_STEPS = 60
 CHECKPOINT = 20
@@ -441,16 +437,20 @@ class Bench:
 
     def _base(self, work: Path) -> State:
         s = self.setup
-        folder = work / f"{s.preset}-{s.data}-b{s.batch_size}-k{self.top_k}-s{self.seed}"
-        if not checkpoint_path(folder, s.base_steps).exists():
+        name = f"{s.preset}-{s.data}-b{s.batch_size}-k{self.top_k}-s{self.seed}-{s.base_steps}"
+        file = work / f"{name}.safetensors"
+        if not file.exists():
             subject = Subject(self.config, s, self.corpus, {})
             subject.train(s.base_steps)
             state = subject.state()
-            tensors = {kind: state[kind] for kind in ("model", "optimizer")}
-            save_checkpoint(folder, s.base_steps, tensors, {})
-        saved = load_checkpoint(checkpoint_path(folder, s.base_steps))
-        kinds = {kind: saved.tensors[kind] for kind in ("model", "optimizer")}
-        return {"step": saved.step, **kinds}
+            work.mkdir(parents=True, exist_ok=True)
+            flat = {f"{kind} {k}": v for kind in KINDS for k, v in state[kind].items()}
+            save_file({key: value.contiguous() for key, value in flat.items()}, file)
+        kinds: dict[str, Any] = {kind: {} for kind in KINDS}
+        for key, value in load_file(file).items():
+            kind, _, name = key.partition(" ")
+            kinds[kind][name] = value
+        return {"step": s.base_steps, **kinds}
 
     @staticmethod
     def _targets(shares: Mapping[str, float]) -> list[str]:

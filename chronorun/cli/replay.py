@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from chronorun.analysis.inspect_output import to_json
 from chronorun.analysis.reading import Run
 from chronorun.analysis.replay import Replay, Tally, replay_run
 from chronorun.analysis.replay_logs import Difference
@@ -27,7 +26,7 @@ def replay_command(run: str, overrides: Sequence[str], as_json: bool) -> int:
     # What would have been is only told of a run that is what its logs say.
     other = what_if(opened, overrides) if overrides and found.is_reproduced else None
     if as_json:
-        print(msgspec.json.encode(_record(run, found, other)).decode())
+        print(to_json(_record(run, found, other)))
     else:
         for line in [*_lines(run, found), *([] if other is None else _other_lines(other))]:
             print(harmless(line))
@@ -74,7 +73,7 @@ def _difference(d: Difference) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = value if isinstance(value, str) else to_json(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 

@@ -22,9 +22,9 @@ def sample_command(
 
     text = sample_text(Path(run), prompt, tokens, temperature, top_k, seed, checkpoint)
     if as_json:
-        import msgspec
+        from chronorun.analysis.inspect_output import to_json
 
         record = {"run": run, "prompt": prompt, "continuation": text, "seed": seed}
-        print(msgspec.json.encode(record).decode())
+        print(to_json(record))
         return
     print(harmless(prompt + text, keep="\n\t"))

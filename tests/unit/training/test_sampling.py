@@ -32,7 +32,7 @@ def save(run: Path, step: int, best_step: int = 10) -> None:
             "step": step,
             "population": {str(i): n for i, n in enumerate(population)},
             "best": {"step": best_step, "val_loss": 1.0},
-            **dict.fromkeys(("last", "rng", "heartbeat", "scenario", "logs"), {}),
+            **{key: {} for key in ("last", "rng", "heartbeat", "scenario", "logs")},
             **dict.fromkeys(("train_seconds", "wall_seconds"), 0.0),
             "alerts_total": 0,
             "alerting": [],

@@ -12,7 +12,7 @@ import msgspec
 
 from chronorun import __version__
 from chronorun.cli import hydra_bridge
-from chronorun.cli.bench_jobs import SweepStopped, bench_job
+from chronorun.cli.bench_jobs import LEADER, SweepStopped, bench_job
 from chronorun.cli.bench_outcome import collect, conclude
 from chronorun.cli.bench_progress import watching
 from chronorun.cli.terminal import warn
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from chronorun.cli.hydra_bridge import HydraCall
     from chronorun.config.compose import Composition, ConfigFiles
 
-LEADER = "lifecycle"
 DIMENSIONS = ("scenario", "seed", "arm")
 NOT_MATHEMATICS = ("hydra.", "hydra/", "tracking", "output_dir", "run_id")
 """Overrides that leave a job's results as they are: a sweep goes on under others of these."""

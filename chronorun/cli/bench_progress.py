@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from chronorun.analysis.bench_report_figures import scenario_name
 from chronorun.analysis.bench_results import FILE, JobResult, read_result
 from chronorun.core.text import harmless
 from chronorun.errors import StorageError
@@ -38,7 +39,7 @@ def watching(folder: Path, total: int) -> Iterator[None]:
 
 def describe(result: JobResult) -> str:
     """Return one line on a job that has ended."""
-    name = "healthy" if result.scenario == "none" else result.scenario
+    name = scenario_name(result.scenario)
     what = " ".join(filter(None, [name, result.variant, result.arm, f"seed {result.seed}"]))
     loss, seconds = result.metrics.get("val_loss"), result.wall.get("seconds")
     if result.status == "completed" and loss is not None:

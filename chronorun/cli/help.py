@@ -7,7 +7,7 @@ from itertools import groupby
 
 from chronorun.config.bench import BenchRunConfig
 from chronorun.config.describe import FieldInfo, all_fields, default_run_fields, group_meaning
-from chronorun.config.paths import group_options, groups, option_summary
+from chronorun.config.paths import BENCH_GROUPS, group_options, groups, option_summary
 
 WIDTH = 80
 
@@ -62,14 +62,12 @@ Flags (before, between or after the overrides):
   --help, -h               this page
 """
 
-BENCH_ONLY = ("arm", "bench")
-
 
 def bench_help() -> str:
     """Return the page of ``chronorun bench``, at most 80 columns wide."""
     parts = [BENCH_INTRODUCTION, "Groups of a bench (* is taken when nothing is said):"]
     defaults = _default_options(bench=True)
-    for group in (*BENCH_ONLY, "scenario"):
+    for group in (*BENCH_GROUPS, "scenario"):
         parts.append(f"\n  {group}=")
         parts.extend(_option(group, name, defaults) for name in group_options(group))
     others = ", ".join(name for name in groups() if name != "scenario")

@@ -113,9 +113,9 @@ def all_fields(schema: type[RunConfig] = RunConfig) -> list[FieldInfo]:
     return list(fields_of(schema))
 
 
-def group_meaning(group: str, schema: type[RunConfig] = RunConfig) -> str:
+def group_meaning(group: str) -> str:
     """Return the first line of the docstring of a group's dataclass (empty for other groups)."""
-    hint = get_type_hints(schema).get(group)
+    hint = get_type_hints(RunConfig).get(group)
     return (getattr(hint, "__doc__", None) or "").strip().partition("\n")[0]
 
 

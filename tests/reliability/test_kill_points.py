@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,61 +34,52 @@ def check(
     assert nano.differences(uninterrupted, place / "outputs" / "x") == []
 
 
+@pytest.fixture
 def kill_and_check(
-    run_command: Commands,
-    overrides: tuple[str, ...],
-    place: Path,
-    uninterrupted: Path,
-    hook: tuple[str, dict[str, Any]],
-) -> bool:
-    killed = run_command(place, "train", *overrides, hooks=[hook])
-    assert killed.code == -9, killed.told
-    check(run_command, overrides, place, uninterrupted)
-    return True
+    run_command: Commands, overrides: tuple[str, ...], place: Path, uninterrupted: Path
+) -> Callable[[tuple[str, dict[str, Any]]], bool]:
+    def run(hook: tuple[str, dict[str, Any]]) -> bool:
+        killed = run_command(place, "train", *overrides, hooks=[hook])
+        assert killed.code == -9, killed.told
+        check(run_command, overrides, place, uninterrupted)
+        return True
+
+    return run
 
 
 @pytest.mark.tries(2, 12)
 def test_killed_inside_a_save(
     number: int,
-    run_command: Commands,
-    overrides: tuple[str, ...],
-    place: Path,
-    uninterrupted: Path,
+    kill_and_check: Callable[[tuple[str, dict[str, Any]]], bool],
     moments: dict[str, list[int]],
     count: Figures,
 ) -> None:
     hook = drawn(moments, "save", number)
-    held = kill_and_check(run_command, overrides, place, uninterrupted, hook)
+    held = kill_and_check(hook)
     assert count("killed inside a save, resumed bit-equal", held)
 
 
 @pytest.mark.tries(2, 8)
 def test_killed_inside_an_edit(
     number: int,
-    run_command: Commands,
-    overrides: tuple[str, ...],
-    place: Path,
-    uninterrupted: Path,
+    kill_and_check: Callable[[tuple[str, dict[str, Any]]], bool],
     moments: dict[str, list[int]],
     count: Figures,
 ) -> None:
     hook = drawn(moments, "edit", number)
-    held = kill_and_check(run_command, overrides, place, uninterrupted, hook)
+    held = kill_and_check(hook)
     assert count("killed inside a structural edit, resumed bit-equal", held)
 
 
 @pytest.mark.tries(1, 15)
 def test_killed_anywhere(
     number: int,
-    run_command: Commands,
-    overrides: tuple[str, ...],
-    place: Path,
-    uninterrupted: Path,
+    kill_and_check: Callable[[tuple[str, dict[str, Any]]], bool],
     moments: dict[str, list[int]],
     count: Figures,
 ) -> None:
     hook = drawn(moments, None, number)
-    held = kill_and_check(run_command, overrides, place, uninterrupted, hook)
+    held = kill_and_check(hook)
     assert count("killed at any moment, resumed bit-equal", held)
 
 

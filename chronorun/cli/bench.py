@@ -2,81 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
+import shlex
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from chronorun import __version__
 from chronorun.cli import hydra_bridge
-from chronorun.cli.bench_jobs import LEADER, SweepStopped, bench_job
+from chronorun.cli.bench_jobs import ERROR_FILE, SweepStopped, bench_job
 from chronorun.cli.bench_outcome import collect, conclude
 from chronorun.cli.bench_progress import watching
+from chronorun.cli.bench_sweep import Sweep, claim, fingerprint, plan
 from chronorun.cli.terminal import warn
-from chronorun.config.bench import FOLLOWERS, BenchConfig, BenchRunConfig
+from chronorun.config.bench import BenchRunConfig
 from chronorun.config.compose import compose_checked
-from chronorun.config.overrides import parse_overrides, quoted, swept_values
-from chronorun.core.files import write_atomically
-from chronorun.errors import RunInterrupted, UserError
+from chronorun.config.overrides import parse_overrides, quoted
+from chronorun.core.lock import exclusive
+from chronorun.errors import ChronorunError, RunInterrupted, UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
     from chronorun.cli.hydra_bridge import HydraCall
     from chronorun.config.compose import Composition, ConfigFiles
-
-DIMENSIONS = ("scenario", "seed", "arm")
-NOT_MATHEMATICS = ("hydra.", "hydra/", "tracking", "output_dir", "run_id")
-"""Overrides that leave a job's results as they are: a sweep goes on under others of these."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The jobs of one bench: what all share, and the values of each dimension.
-
-    ``varied`` are further dimensions that the user sweeps, by override key.
-    """
-
-    shared: list[str]
-    scenarios: list[str]
-    varied: dict[str, list[str]]
-    seeds: list[str]
-    arms: list[str]
-
-    @property
-    def waves(self) -> list[list[str]]:
-        """Return the arms that run at once: those that follow another's edits come second."""
-        first = [arm for arm in self.arms if arm not in FOLLOWERS]
-        second = [arm for arm in self.arms if arm in FOLLOWERS]
-        return [wave for wave in (first, second) if wave]
-
-    def cells(self) -> int:
-        """Return the number of jobs per arm."""
-        n = len(self.scenarios) * len(self.seeds)
-        for values in self.varied.values():
-            n *= len(values)
-        return n
-
-    def __len__(self) -> int:
-        return self.cells() * len(self.arms)
-
-    def overrides(self, arms: Sequence[str]) -> list[str]:
-        """Return the sweep's overrides for some arms; the last dimension varies fastest."""
-        dimensions = {
-            "scenario": self.scenarios,
-            **self.varied,
-            "seed": self.seeds,
-            "arm": list(arms),
-        }
-        return [*self.shared, *(f"{key}={','.join(v)}" for key, v in dimensions.items())]
-
-    def mathematics(self) -> list[str]:
-        """Return the overrides that results depend on, for the name of the sweep."""
-        whole = self.overrides(self.arms)
-        return sorted(text for text in whole if not text.lstrip("+").startswith(NOT_MATHEMATICS))
 
 
 def bench_command(arguments: Sequence[str]) -> int:
@@ -105,65 +54,38 @@ def bench_command(arguments: Sequence[str]) -> int:
     if call.shows_only:
         hydra_bridge.run(call, bench_job, files)
         return 0
-    return _bench(call, files, given, composition)
+    command = shlex.join(["chronorun", "bench", *arguments])
+    return _bench(call, files, given, composition, command)
 
 
 def _bench(
-    call: HydraCall, files: ConfigFiles, given: Sequence[Override], composition: Composition
+    call: HydraCall,
+    files: ConfigFiles,
+    given: Sequence[Override],
+    composition: Composition,
+    command: str,
 ) -> int:
     config = composition.config
     assert isinstance(config, BenchRunConfig)
-    sweep = _sweep(given, files, config.bench)
-    _name(sweep, config, given, composition)
+    sweep = plan(given, files, config.bench)
+    mark = fingerprint(sweep, files)
+    if all(override.key_or_group != "run_id" for override in given):
+        # Named after what is compared: the same command finds it again.
+        config.run_id = f"{composition.hydra.hydra.runtime.choices['bench']}-{mark[:8]}"
+        sweep.shared.append(f"run_id={config.run_id}")
     # What the lists of the preset name is checked as if it had been typed.
     whole = compose_checked(sweep.overrides(sweep.arms), files, multirun=True)
     _tell_ignored(config, given)
     folder = Path(str(whole.hydra.hydra.sweep.dir))
-    _claim(folder, sweep)
-    interrupted = _run_waves(call, files, sweep, folder)
-    failed = conclude(folder, sweep, config, [_command(call, given)])
-    if interrupted is not None:
-        raise interrupted
-    return 1 if failed else 0
-
-
-def _sweep(given: Sequence[Override], files: ConfigFiles, bench: BenchConfig) -> Sweep:
-    groups = files.groups()
-    seeds = range(bench.first_seed, bench.first_seed + bench.seeds)
-    found = {
-        "scenario": list(bench.scenarios),
-        "seed": [str(seed) for seed in seeds],
-        "arm": list(bench.arms),
-    }
-    shared, varied = [], {}
-    for override in given:
-        key = override.get_key_element()
-        if key == "resume":
-            raise UserError(
-                "command line: resume given, expected none; the same command goes on where the "
-                "sweep stopped"
-            )
-        if override.is_sweep_override():
-            values = swept_values(override, groups.get(override.key_or_group, ()))
-            found[key] = varied[key] = values
-        elif key in DIMENSIONS:
-            found[key] = [str(override.value())]
-        else:
-            shared.append(str(override.input_line))
-    for key in DIMENSIONS:
-        varied.pop(key, None)
-    sweep = Sweep(shared, found["scenario"], varied, found["seed"], found["arm"])
-    _check_leader(sweep)
-    return sweep
-
-
-def _check_leader(sweep: Sweep) -> None:
-    followers = [arm for arm in sweep.arms if arm in FOLLOWERS]
-    if followers and LEADER not in sweep.arms:
-        raise UserError(
-            f"command line: arm={','.join(sweep.arms)}, expected {LEADER} among them: "
-            f"{', '.join(followers)} follow its edits; add {LEADER}"
-        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder, "bench"):
+        claim(folder, sweep, mark)
+        end = _run_waves(call, files, sweep, folder)
+        without_result = conclude(folder, sweep, config, [command])
+    if isinstance(end, RunInterrupted):
+        message = "bench: interrupted, everything is saved; the same command goes on"
+        raise RunInterrupted(message, end.signal_number)
+    return 1 if without_result or end is not None else 0
 
 
 def _tell_ignored(config: BenchRunConfig, given: Sequence[Override]) -> None:
@@ -176,72 +98,42 @@ def _tell_ignored(config: BenchRunConfig, given: Sequence[Override]) -> None:
         warn(message)
 
 
-def _name(
-    sweep: Sweep, config: BenchRunConfig, given: Sequence[Override], composition: Composition
-) -> None:
-    """Name a sweep that the user did not name after what is compared: the same command finds it."""
-    if any(override.key_or_group == "run_id" for override in given):
-        return
-    choices = composition.hydra.hydra.runtime.choices
-    digest = hashlib.sha256("\n".join(sweep.mathematics()).encode()).hexdigest()[:8]
-    config.run_id = f"{choices['bench']}-{digest}"
-    sweep.shared.append(f"run_id={config.run_id}")
-
-
-def _claim(folder: Path, sweep: Sweep) -> None:
-    """Say in the folder what is compared there; refuse one that holds another comparison."""
-    path = folder / "sweep.json"
-    wanted = {"jobs": len(sweep), "overrides": sweep.mathematics()}
-    if path.is_file():
-        found = msgspec.json.decode(path.read_bytes())
-        differ = set(wanted["overrides"]) ^ set(found["overrides"])  # type: ignore[call-overload]
-        differ = {text for text in differ if not text.startswith("run_id=")}
-        if differ:
-            raise UserError(
-                f"bench: {folder} holds another comparison ({', '.join(sorted(differ))} differ), "
-                f"expected the same overrides; choose another run_id"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n")
-
-
 def _run_waves(
     call: HydraCall, files: ConfigFiles, sweep: Sweep, folder: Path
-) -> RunInterrupted | None:
-    """Run what is not done yet; return the interruption that ended it, if one did."""
+) -> BaseException | None:
+    """Run what is not done yet; return what ended a wave early, if something did."""
     open_arms = {r.arm for r in collect(folder, sweep) if not r.has_metrics}
-    first = 0
+    end: BaseException | None = None
     call.arguments.multirun = True
-    with watching(folder, len(sweep)):
+    with watching(folder, len(sweep.keys())):
         for arms in sweep.waves:
-            call.overrides = [
-                *sweep.overrides(arms),
-                f"bench.first_job={first}",
-                f"bench.varied=[{','.join(map(quoted, sweep.varied))}]",
-                _name_folders(sweep),
-            ]
+            # Hydra composes every job, which takes a while, before the first one says it is done:
+            # a wave without any to run is left out.
+            if open_arms.isdisjoint(arms):
+                continue
+            call.overrides = [*sweep.overrides(arms), _name_folders(sweep)]
             try:
-                # Hydra composes every job, which takes a while, before the first one says it is
-                # done: a wave without any to run is left out.
-                if not open_arms.isdisjoint(arms):
-                    hydra_bridge.run(call, bench_job, files)
-            except RunInterrupted as interruption:
-                return interruption
-            except SweepStopped:
-                return None
-            first += sweep.cells() * len(arms)
-    return None
+                hydra_bridge.run(call, bench_job, files)
+            except (RunInterrupted, SweepStopped) as stop:
+                return stop
+            except ChronorunError:
+                raise
+            except Exception as error:
+                # Not a job's own failure, which leaves a record: its worker was killed, say.
+                end = error
+                _tell_lost(error, folder)
+    return end
+
+
+def _tell_lost(error: Exception, folder: Path) -> None:
+    (folder / ERROR_FILE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    first = (str(error).strip().splitlines() or [""])[0]
+    warn(
+        f"bench: jobs were cut off by {type(error).__name__}: {first}; see {folder / ERROR_FILE}; "
+        f"the same command runs what has no result"
+    )
 
 
 def _name_folders(sweep: Sweep) -> str:
     shared = [text.partition("=")[0].lstrip("+") for text in sweep.shared]
-    hidden = [*shared, "bench.first_job", "bench.varied"]
-    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, hidden))}]"
-
-
-def _command(call: HydraCall, given: Sequence[Override]) -> str:
-    import shlex
-
-    words = [shlex.quote(str(override.input_line)) for override in given]
-    return " ".join(["chronorun bench --multirun", *words])
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, shared))}]"

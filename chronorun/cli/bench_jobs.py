@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chronorun.analysis.bench_results import JobResult, Status, read_result, write_result
-from chronorun.config.bench import FOLLOWERS, BenchRunConfig, OnError
-from chronorun.errors import RunInterrupted
+from chronorun.analysis.bench_results import FILE, JobResult, Status, read_result, write_result
+from chronorun.cli.bench_sweep import DIMENSIONS
+from chronorun.config.bench import FOLLOWERS, LEADER, OnError
+from chronorun.errors import RunInterrupted, StorageError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-LEADER = "lifecycle"
 ERROR_FILE = "error.txt"
 
 
@@ -27,17 +28,14 @@ def bench_job(composed: DictConfig) -> float | None:
     """Run one job of Hydra's unless it is done; return its validation loss."""
     from hydra.core.hydra_config import HydraConfig
 
-    from chronorun.config.compose import to_run_config
-
     run_dir = Path(str(HydraConfig.get().runtime.output_dir))
-    done = read_result(run_dir)
-    if done is not None and done.has_metrics:
+    done = finished(run_dir)
+    if done is not None:
         return done.metrics.get("val_loss")
-    config = to_run_config(composed)
-    assert isinstance(config, BenchRunConfig)
-    job = _Job(composed, config, run_dir)
+    job = _Job(composed, run_dir)
     try:
         result = job.run()
+        (run_dir / ERROR_FILE).unlink(missing_ok=True)
     except RunInterrupted:
         raise
     except Exception as error:
@@ -45,29 +43,40 @@ def bench_job(composed: DictConfig) -> float | None:
         first = (str(error).splitlines() or [""])[0]
         result = job.result("failed", f"{type(error).__name__}: {first}; see {ERROR_FILE}")
     write_result(result, run_dir)
-    if result.status == "failed" and config.bench.on_error is OnError.stop:
+    if result.status == "failed" and composed.bench.on_error == OnError.stop:
         raise SweepStopped
     return result.metrics.get("val_loss")
 
 
-def variant_of(overrides: list[str], varied: list[str]) -> str:
-    """Return what a job differs in beyond scenario, seed and arm, as its overrides say it."""
-    return ",".join(text for text in overrides if text.partition("=")[0] in varied)
+def finished(job_dir: Path) -> JobResult | None:
+    """Return the record of a job that is done; None where it has to run, again perhaps."""
+    try:
+        result = read_result(job_dir)
+    except StorageError:
+        return None
+    return result if result is not None and result.has_metrics else None
 
 
 class _Job:
     """Where a job stands in the comparison, and how it is run."""
 
-    def __init__(self, composed: DictConfig, config: BenchRunConfig, run_dir: Path) -> None:
+    def __init__(self, composed: DictConfig, run_dir: Path) -> None:
         from hydra.core.hydra_config import HydraConfig
 
         hydra = HydraConfig.get()
-        self.composed, self.config, self.run_dir = composed, config, run_dir
+        self.composed, self.run_dir = composed, run_dir
         self.arm = str(hydra.runtime.choices["arm"])
         self.scenario = str(hydra.runtime.choices["scenario"])
-        task = [str(text) for text in hydra.overrides.task]
-        self.variant = variant_of(task, config.bench.varied)
-        self.number = config.bench.first_job + int(hydra.job.num)
+        self.seed = int(composed.seed)
+        self.number = int(hydra.job.num)
+        # What all jobs share stands in no folder's name.
+        known = {*hydra.job.config.override_dirname.exclude_keys, *DIMENSIONS}
+        varied = [
+            text
+            for text in map(str, hydra.overrides.task)
+            if text.partition("=")[0].lstrip("+") not in known
+        ]
+        self.variant = ",".join(varied)
 
     def result(self, status: Status, reason: str = "", **figures: Any) -> JobResult:
         """Return the record of this job."""
@@ -77,7 +86,7 @@ class _Job:
             self.arm,
             self.scenario,
             self.variant,
-            self.config.seed,
+            self.seed,
             status,
             reason,
             **figures,
@@ -96,18 +105,19 @@ class _Job:
         return self._train()
 
     def _leader(self) -> JobResult | None:
-        wanted = (LEADER, self.scenario, self.variant, self.config.seed)
-        for path in self.run_dir.parent.glob("*/job.json"):
-            found = read_result(path.parent)
-            if found and (found.arm, found.scenario, found.variant, found.seed) == wanted:
-                return found
+        wanted = (LEADER, self.scenario, self.variant, self.seed)
+        for path in self.run_dir.parent.glob(f"*arm-{LEADER}*/{FILE}"):
+            with suppress(StorageError):
+                found = read_result(path.parent)
+                if found and (found.arm, found.scenario, found.variant, found.seed) == wanted:
+                    return found
         return None
 
     def _follow(self, leader: JobResult) -> None:
         if self.arm == "static_mean":
             mean = leader.metrics["mean_population"]
             assert mean is not None
-            self.composed.model.num_experts = max(self.config.model.top_k, round(mean))
+            self.composed.model.num_experts = max(int(self.composed.model.top_k), round(mean))
         else:
             self.composed.edits.source = str(self.run_dir.parent / leader.folder)
 
@@ -126,7 +136,7 @@ class _Job:
             )
         metrics = run_metrics(self.run_dir)
         wall = wall_figures(self.run_dir) | {"peak_memory_bytes": memory.peak_bytes}
-        if not self.config.bench.keep_checkpoints:
+        if not self.composed.bench.keep_checkpoints:
             for name in ("checkpoints", "archive"):
                 shutil.rmtree(self.run_dir / name, ignore_errors=True)
         return self.result("completed", metrics=metrics, wall=wall)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chronorun import __version__
 from chronorun.analysis.bench_results import FILE, JobResult, read_result
-from chronorun.cli.bench_jobs import variant_of
 from chronorun.cli.terminal import warn
+from chronorun.config.bench import FOLLOWERS
 from chronorun.core.files import write_atomically
 from chronorun.errors import StorageError
 
 if TYPE_CHECKING:
-    from chronorun.cli.bench import Sweep
+    from chronorun.cli.bench_sweep import JobKey, Sweep
     from chronorun.config.bench import BenchRunConfig
 
+COMPUTE = ("active_flops_per_token", "executed_flops", "parameter_steps")
+WALL = ("peak_memory_bytes", "seconds")
 PACKAGES = ("torch", "numpy", "scipy", "hydra-core")
 
 
@@ -59,9 +61,11 @@ def conclude(folder: Path, sweep: Sweep, config: BenchRunConfig, commands: list[
 
 
 def collect(folder: Path, sweep: Sweep) -> list[JobResult]:
-    """Return a record for every job of the sweep, in order; ``missing`` where one left none."""
-    found: dict[tuple[str, ...], JobResult] = {}
-    others = []
+    """Return a record for every job of the sweep, in order; ``missing`` where one left none.
+
+    What else the folder holds (seeds of an earlier, larger sweep) is left out.
+    """
+    found: dict[JobKey, JobResult] = {}
     for path in folder.glob(f"*/{FILE}"):
         try:
             result = read_result(path.parent)
@@ -69,29 +73,20 @@ def collect(folder: Path, sweep: Sweep) -> list[JobResult]:
             warn(str(error))
             continue
         if result is not None:
-            key = (result.scenario, result.variant, str(result.seed), result.arm)
-            found[key] = result
-    results, number = [], 0
-    for arms in sweep.waves:
-        for key in _keys(sweep, arms):
-            if key not in found:
-                scenario, variant, seed, arm = key
-                missing = JobResult(
-                    number, "", arm, scenario, variant, int(seed), "missing", "has left no record"
-                )
-                results.append(missing)
-            else:
-                results.append(found.pop(key))
-            number += 1
-    # Of an optimising sweeper no list is known beforehand.
-    others = sorted(found.values(), key=lambda result: result.number)
-    return [*results, *others]
+            found[result.scenario, result.variant, str(result.seed), result.arm] = result
+    if sweep.is_drawn:
+        drawn = sorted(found.values(), key=lambda r: (r.arm in FOLLOWERS, r.number, r.folder))
+        return [replace(result, number=number) for number, result in enumerate(drawn)]
+    return [
+        replace(found[key], number=number) if key in found else _missing(number, key)
+        for number, key in enumerate(sweep.keys())
+    ]
 
 
-def _keys(sweep: Sweep, arms: Sequence[str]) -> list[tuple[str, str, str, str]]:
-    varied = [[f"{key}={value}" for value in values] for key, values in sweep.varied.items()]
-    variants = [variant_of(list(v), list(sweep.varied)) for v in itertools.product(*varied)]
-    return list(itertools.product(sweep.scenarios, variants, sweep.seeds, arms))
+def _missing(number: int, key: JobKey) -> JobResult:
+    scenario, variant, seed, arm = key
+    reason = "has left no record"
+    return JobResult(number, "", arm, scenario, variant, int(seed), "missing", reason)
 
 
 def environment(config: BenchRunConfig) -> dict[str, str]:
@@ -120,12 +115,15 @@ def _to_wandb(
 ) -> None:
     from chronorun.tracking.sweep_summary import log_sweep
 
-    columns = ("scenario", "variant", "arm", "seed", "status", "val_loss", "edits")
+    names = ("scenario", "variant", "arm", "seed", "status")
+    metrics = ("val_loss", "edits", *COMPUTE)
     rows = [
-        [r.scenario, r.variant, r.arm, r.seed, r.status]
-        + [r.metrics.get(name) for name in columns[5:]]
+        [getattr(r, name) for name in names]
+        + [r.metrics.get(name) for name in metrics]
+        + [r.wall.get(name) for name in WALL]
         for r in results
     ]
+    columns = (*names, *metrics, *WALL)
     words = [
         [getattr(v, name) for name in ("scenario", "variant", "verdict", "n", "reason")]
         for v in verdicts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from chronorun.analysis.bench_report_figures import scenario_name
 from chronorun.analysis.bench_results import FILE, JobResult, read_result
+from chronorun.cli.bench_jobs import finished
 from chronorun.core.text import harmless
 from chronorun.errors import StorageError
 
@@ -23,7 +24,7 @@ EVERY_S = 0.5
 @contextmanager
 def watching(folder: Path, total: int) -> Iterator[None]:
     """Show each job as it ends: a bar on a terminal, a line per job elsewhere (standard error)."""
-    done = sum(_is_done(path.parent) for path in folder.glob(f"*/{FILE}"))
+    done = sum(finished(path.parent) is not None for path in folder.glob(f"*/{FILE}"))
     console = Console(stderr=True)
     place = harmless(str(folder))
     console.print(f"bench {place}: {total} jobs, {done} done", markup=False, highlight=False)
@@ -50,14 +51,6 @@ def describe(result: JobResult) -> str:
     return f"{what}: {result.status}: {result.reason}"
 
 
-def _is_done(job_dir: Path) -> bool:
-    try:
-        result = read_result(job_dir)
-    except StorageError:
-        return False
-    return result is not None and result.has_metrics
-
-
 class _Watch:
     def __init__(self, folder: Path, total: int, done: int, console: Console) -> None:
         self.folder, self.total, self.done, self.console = folder, total, done, console
@@ -67,7 +60,11 @@ class _Watch:
 
     @staticmethod
     def _time(path: Path) -> int:
-        return path.stat().st_mtime_ns
+        """Return when a record was written, in ns; 0 where it has gone: the job runs again."""
+        try:
+            return path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def run(self) -> None:
         """Look until told to stop, and once more then."""
@@ -89,8 +86,7 @@ class _Watch:
 
             self._loop(show)
 
-    def _loop(self, show: object) -> None:
-        assert callable(show)
+    def _loop(self, show: Callable[[JobResult], None]) -> None:
         while True:
             last = self.stop.wait(EVERY_S)
             for result in self._ended():
@@ -102,7 +98,7 @@ class _Watch:
     def _ended(self) -> Iterator[JobResult]:
         for path in sorted(self.folder.glob(f"*/{FILE}"), key=self._time):
             name, when = path.parent.name, self._time(path)
-            if self.seen.get(name) == when:
+            if self.seen.get(name) == when or not when:
                 continue
             self.seen[name] = when
             try:

@@ -8,8 +8,9 @@ from enum import Enum
 from chronorun.config.fields import check_ranges, option
 from chronorun.config.run import RunConfig
 
+LEADER = "lifecycle"
 FOLLOWERS = ("static_mean", "yoked", "sham")
-"""Arms that read what the lifecycle's run of their seed did: they run after it."""
+"""Arms that read what the leader's run of their seed did: they run after it."""
 
 
 class OnError(Enum):
@@ -37,8 +38,6 @@ class BenchConfig:
     confidence: float = option(0.95, "level of the intervals", above=0.0, below=1.0)
     on_error: OnError = option(OnError.go_on, "what a failing job does to the other jobs")
     keep_checkpoints: bool = option(False, "keep what finished jobs could be resumed from")
-    first_job: int = option(0, "set by the command: number of the first job", at_least=0)
-    varied: list[str] = option([], "set by the command: what else jobs differ in")
 
     def __post_init__(self) -> None:
         check_ranges(self, "bench")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 import secrets
 import time
@@ -28,6 +29,9 @@ from chronorun.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+LONGEST_NAME = 100
+"""Characters of a job's overrides that its folder's name holds."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,24 @@ def job_folder(number: object, overrides: str) -> str:
 
     Only characters that a later ``resume=PATH`` takes without quotes.
     """
+    return f"{number}-{_as_name(overrides)}".rstrip("-_.")
+
+
+def bench_folder(overrides: str) -> str:
+    """Return the folder name of a bench's job: what is special about it, alone.
+
+    The job keeps its folder when further seeds or arms move its number. Where the name cannot
+    hold all of the overrides, a part of their hash keeps two jobs apart.
+    """
+    name = _as_name(overrides)
+    if len(overrides) <= LONGEST_NAME and not re.search(r"[^A-Za-z0-9._+=,-]", overrides):
+        return name
+    return f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}"
+
+
+def _as_name(overrides: str) -> str:
     words = re.sub(r"[^A-Za-z0-9._+-]+", "_", overrides.replace("=", "-"))
-    return f"{number}-{words[:100]}".rstrip("-_.")
-
-
-def bench_folder(first: int, number: int, overrides: str) -> str:
-    """Return the folder name of a bench's job; its waves count on from one another."""
-    return job_folder(first + number, overrides)
+    return words[:LONGEST_NAME].rstrip("-_.")
 
 
 def register() -> None:

@@ -6,14 +6,18 @@ import csv
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Chronorun
+
+from chronorun.core.lock import exclusive
 
 SMALL = (
     "bench=quick",
@@ -54,10 +58,12 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
     return place / "outputs" / "bench" / "all"
 
 
-def bench(place: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(
+    place: Path, cache: Path, *arguments: str, mode: str = "disabled"
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "CHRONORUN_CACHE": str(cache),
-        "WANDB_MODE": "disabled",
+        "WANDB_MODE": mode,
         "COLUMNS": "80",
     }
     return subprocess.run(
@@ -154,6 +160,125 @@ def test_another_comparison_in_the_same_folder_is_refused(sweep: Path, cache_dir
     done = bench(sweep.parents[2], cache_dir, *SMALL, "seed=0,1", "run_id=all")
     assert done.returncode == 2
     assert done.stderr.startswith(f"chronorun: error: bench: {Path('outputs/bench/all')} holds")
+    assert "lifecycle=aggressive" in done.stderr
+
+
+def test_options_that_were_edited_make_another_comparison(tmp_path: Path, cache_dir: Path) -> None:
+    (tmp_path / "own" / "arm").mkdir(parents=True)
+    option = tmp_path / "own" / "arm" / "warm.yaml"
+    words = ("arm=warm", "seed=0", "--config-dir", "own", "training.max_steps=4")
+    named = []
+    for lr in ("1e-3", "2e-3"):
+        option.write_text(f"# @package _global_\noptimizer:\n  lr: {lr}\n")
+        done = bench(tmp_path, cache_dir, *SMALL[:3], *words)
+        assert done.returncode == 0, done.stderr
+        named.append({path.name for path in (tmp_path / "outputs" / "bench").iterdir()})
+    assert (len(named[0]), len(named[1])) == (1, 2)
+    newest = (named[1] - named[0]).pop()
+    report = (tmp_path / "outputs" / "bench" / newest / "report.md").read_text()
+    assert "--config-dir own" in report
+
+
+def test_further_seeds_keep_the_finished_ones(tmp_path: Path, cache_dir: Path) -> None:
+    short = (*SMALL, "training.max_steps=4", "run_id=more")
+    assert bench(tmp_path, cache_dir, *short, "arm=static", "seed=0,0").returncode == 0
+    folder = tmp_path / "outputs" / "bench" / "more"
+    (first,) = folder.glob("*/metrics.jsonl")
+    written = first.stat().st_mtime_ns
+    more = ("++seed=0,1", "bench.margin=0.01", "bench.on_error=stop")
+    done = bench(tmp_path, cache_dir, *short, "arm=static,lifecycle", *more)
+    assert done.returncode == 0, done.stderr
+    assert "4 jobs, 1 done" in done.stderr
+    assert len(list(folder.glob("*/job.json"))) == 4
+    assert first.stat().st_mtime_ns == written
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    assert [row["number"] for row in rows] == ["0", "1", "2", "3"]
+    fewer = bench(tmp_path, cache_dir, *short, "arm=static", "seed=1")
+    assert "All 1 jobs" in fewer.stdout or "1 job" in fewer.stdout, fewer.stdout
+    assert len(list(csv.DictReader((folder / "results.csv").open()))) == 1
+
+
+def test_a_damaged_record_is_made_anew(tmp_path: Path, cache_dir: Path) -> None:
+    words = (*SMALL, "training.max_steps=4", "run_id=torn", "seed=0")
+    assert bench(tmp_path, cache_dir, *words).returncode == 0
+    folder = tmp_path / "outputs" / "bench" / "torn"
+    record = next(folder.glob("*static*/job.json"))
+    before = json.loads(record.read_text())
+    record.write_text("{")
+    done = bench(tmp_path, cache_dir, *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(record.read_text())["metrics"] == before["metrics"]
+
+
+def test_a_sweep_runs_once_at_a_time(tmp_path: Path, cache_dir: Path) -> None:
+    folder = tmp_path / "outputs" / "bench" / "held"
+    folder.mkdir(parents=True)
+    with exclusive(folder, "test"):
+        done = bench(tmp_path, cache_dir, *SMALL, "run_id=held", "seed=0")
+    assert done.returncode == 2
+    assert f"is in use by process {os.getpid()}, expected it free" in done.stderr
+
+
+def test_workers_share_a_sweep_and_stop_it(tmp_path: Path, cache_dir: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = (*SMALL, "training.max_steps=4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    arms = "arm=static,lifecycle,yoked"
+    done = bench(tmp_path, cache_dir, *words, arms, "seed=0,1", "run_id=shared")
+    assert done.returncode == 0, done.stderr
+    assert "6 jobs, 0 done" in done.stderr
+    worse = ("optimizer.lr=1e30", "optimizer.grad_clip=0", "bench.on_error=stop")
+    seeds = "seed=" + ",".join(map(str, range(12)))
+    done = bench(tmp_path, cache_dir, *words, *worse, "arm=static", seeds, "run_id=stopped")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    ended = list((tmp_path / "outputs" / "bench" / "stopped").glob("*/job.json"))
+    assert 1 <= len(ended) < 12
+
+
+def test_wandb_files_hold_every_jobs_history_and_the_table(tmp_path: Path, cache_dir: Path) -> None:
+    words = (*SMALL, "seed=0", "run_id=logged", "tracking.wandb.mode=offline")
+    done = bench(tmp_path, cache_dir, *words, mode="offline")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "bench" / "logged"
+    runs = [_wandb_run(path) for path in sorted(folder.rglob("*.wandb"))]
+    assert sorted(run["job_type"] for run in runs) == ["lifecycle", "static", "summary"]
+    assert {run["group"] for run in runs} == {"logged"}
+    for run in runs:
+        if run["job_type"] == "summary":
+            assert {"bench/results", "bench/verdicts"} <= run["keys"]
+        else:
+            assert "train/loss" in run["keys"] and run["history"] >= 2
+
+
+def _wandb_run(path: Path) -> dict[str, Any]:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found: dict[str, Any] = {"keys": set(), "history": 0}
+    for data in _leveldb_records(path.read_bytes()):
+        record = Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            found |= {"group": record.run.run_group, "job_type": record.run.job_type}
+        elif kind == "history":
+            found["history"] += 1
+            found["keys"] |= {i.key or "/".join(i.nested_key) for i in record.history.item}
+    return found
+
+
+def _leveldb_records(data: bytes) -> Iterator[bytes]:
+    """Yield the records of LevelDB's log format, which W&B's files have behind 7 bytes."""
+    block, place, parts = 32768, 7, b""
+    while place + 7 <= len(data):
+        if block - place % block < 7:
+            place += block - place % block
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        parts += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part of one
+            yield parts
+            parts = b""
 
 
 def test_a_killed_sweep_goes_on_to_the_same_verdicts(tmp_path: Path, cache_dir: Path) -> None:
@@ -171,7 +296,7 @@ def test_a_killed_sweep_goes_on_to_the_same_verdicts(tmp_path: Path, cache_dir: 
     folder = tmp_path / "outputs" / "bench" / "killed"
     deadline = time.monotonic() + 120
     # In the middle of the third job.
-    while len(list(folder.glob("2-*/metrics.jsonl"))) == 0 and time.monotonic() < deadline:
+    while len(list(folder.glob("*/metrics.jsonl"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()

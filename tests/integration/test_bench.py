@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Chronorun
+from conftest import Chronorun, check_replays
 
 SMALL = (
     "bench=quick",
@@ -60,7 +60,8 @@ def bench(place: Path, cache: Path, *arguments: str) -> subprocess.CompletedProc
         "WANDB_MODE": "disabled",
         "COLUMNS": "80",
     }
-    return subprocess.run(
+    began = time.time_ns()
+    done = subprocess.run(
         [sys.executable, "-m", "chronorun", "bench", "--multirun", *arguments],
         capture_output=True,
         text=True,
@@ -69,6 +70,8 @@ def bench(place: Path, cache: Path, *arguments: str) -> subprocess.CompletedProc
         check=False,
         timeout=400,
     )
+    check_replays(place, began)
+    return done
 
 
 def edits_of(folder: Path) -> list[tuple[int, str]]:

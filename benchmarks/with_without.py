@@ -26,6 +26,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from chronorun.analysis.replay_sweep import replay_sweep
+
 JOBS = {"default": (), "overprovisioned": ("experiment=overprovisioned",)}
 PRESETS = ("off", "aggressive")
 COMMON = ("training.threads=1", "training.checkpoint_interval=0", "tracking=no_wandb",
@@ -84,6 +86,16 @@ def measure(jobs: list[str], seeds: list[int], work: Path, parallel: int) -> lis
     ]
 
 
+def replayed(jobs: list[str], seeds: list[int], work: Path) -> str:
+    """Derive every decision of the runs again; return how many were reproduced, in a line."""
+    wanted = [work / f"{j}-{p}-{s}" for j in jobs for s in seeds for p in PRESETS]
+    sweep = replay_sweep(work, wanted)
+    for one in sweep.runs:
+        if not one.is_reproduced:
+            print(f"not reproduced: chronorun replay {one.path}", file=sys.stderr)
+    return sweep.words()
+
+
 def table(rows: list[Row]) -> list[str]:
     """Return the table as Markdown."""
     lines = []
@@ -136,7 +148,7 @@ def main() -> None:
         f"`python benchmarks/with_without.py --seeds {options.seeds} --first-seed {seeds[0]}`.",
         "",
     ]
-    text = "\n".join([*head, *table(rows)])
+    text = "\n".join([*head, *table(rows), replayed(options.jobs, seeds, options.work)]) + "\n"
     print(text)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,7 @@ _MARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("lifecycle_decisions", ("action", "metrics_at_decision")),
     ("lifecycle_decisions", ("action", "reason")),
     ("expert_transitions", ("from", "to")),
+    ("expert_transitions", ("event", "router_delta")),
     ("basins", ("share", "expert_id")),
     ("snapshots", ("layers",)),
     ("control_decisions", ("computed", "actuator")),
@@ -246,6 +247,9 @@ def _alerts(key: str) -> Callable[[Mapping[str, Any], Filters], Labels]:
 
 
 def _moves(record: Mapping[str, Any], filters: Filters) -> Labels:
+    if record.get("event") == "released":
+        yield "twins released"
+        return
     yield f"{_text(record, 'from')} -> {_text(record, 'to')} ({_text(record, 'reason')})"
 
 

@@ -22,7 +22,7 @@ from chronorun.analysis.inspect_records import Decision, Judgement
 from chronorun.analysis.inspect_run import RunView
 from chronorun.analysis.inspect_sweep import SweepView
 from chronorun.analysis.inspect_text import finite
-from chronorun.analysis.timeline import action_record
+from chronorun.analysis.timeline import Fate, action_record
 from chronorun.core.text import harmless
 
 SCHEMA_VERSION = 1
@@ -48,6 +48,7 @@ CSV_COLUMNS = (
     "predicted_benefit",
     "realised_benefit",
     "harmful",
+    "carried_out",
 )
 FIGURE_COLUMNS = ("step", "name", "value")
 
@@ -163,9 +164,14 @@ def headline_record(view: RunView) -> dict[str, Any]:
         "experts_end": sum(p.end or 0 for p in known) if known else None,
         "decisions": view.decisions,
         "listed": view.timeline.listed,
-        "counts": {a[:200]: n for (a, dry), n in view.timeline.counts.items() if not dry},
-        "would": {a[:200]: n for (a, dry), n in view.timeline.counts.items() if dry},
+        "counts": _counts(view, "done"),
+        "unfinished": _counts(view, "unfinished"),
+        "would": _counts(view, "would"),
     }
+
+
+def _counts(view: RunView, fate: Fate) -> dict[str, int]:
+    return {a[:200]: n for (a, found), n in view.timeline.counts.items() if found == fate}
 
 
 def sweep_record(view: SweepView) -> dict[str, Any]:

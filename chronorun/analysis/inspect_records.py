@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Raw, Struct, field, json
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, json
 
 Step = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 Index = Annotated[int, Meta(ge=0, le=10**6)]
 NOTHING, NO_NAMES = Raw(b"{}"), Raw(b"[]")
 SCHEMA_VERSION = 1
+NOT_CARRIED_OUT = "not carried out: the run ended"
 
 
 class Decision(Struct, gc=False):
-    """One line of ``lifecycle_decisions.jsonl``; the published fields come first."""
+    """One line of ``lifecycle_decisions.jsonl``; the published fields come first.
+
+    ``integrated_step`` is None where the shapes have not changed, and unset in a record of the
+    published fields alone, which tells of what was done.
+    """
 
     step: Step | None = None
     run_id: str = ""
@@ -26,7 +31,7 @@ class Decision(Struct, gc=False):
     config_snapshot: Raw = NOTHING
     schema_version: Step = SCHEMA_VERSION
     seq: Step | None = None
-    integrated_step: Step | None = None
+    integrated_step: Step | UnsetType | None = UNSET
     partner_id: str | None = None
     undoes: Step | None = None
     experts_before: Raw = NO_NAMES
@@ -37,7 +42,12 @@ class Decision(Struct, gc=False):
     @property
     def at(self) -> int:
         """Return when the shapes changed, as far as it is known."""
-        return self.integrated_step if self.integrated_step is not None else self.step or 0
+        return self.integrated_step if isinstance(self.integrated_step, int) else self.step or 0
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Say whether the run ended before the decision was carried out."""
+        return self.integrated_step is None and not self.dry_run
 
     def before(self) -> list[str]:
         """Return the experts before the edit; decoded when asked, which is seldom."""
@@ -132,7 +142,7 @@ class Evaluation(Struct):
 
 
 class Transition(Struct):
-    """One line of ``expert_transitions.jsonl``."""
+    """One line of ``expert_transitions.jsonl``: a change of state, or a release of twins."""
 
     step: Step = 0
     layer_id: Index | None = None
@@ -140,6 +150,14 @@ class Transition(Struct):
     before: str | None = field(default=None, name="from")
     after: str = field(default="", name="to")
     reason: str = ""
+    event: str = ""
+    parent_id: str | None = None
+    receipt: Raw = NOTHING
+
+    @property
+    def is_release(self) -> bool:
+        """Say whether the twins ``expert_id`` and ``parent_id`` were let compete."""
+        return self.event == "released"
 
 
 class LayerShares(Struct):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,7 +14,7 @@ from chronorun.analysis.inspect_records import Decision
 from chronorun.analysis.inspect_run import RunView
 from chronorun.analysis.inspect_story import render_story
 from chronorun.analysis.inspect_sweep import SweepView
-from chronorun.analysis.inspect_text import figure, shown
+from chronorun.analysis.inspect_text import expert_order, figure, shown
 from chronorun.analysis.reading import Notices
 from chronorun.analysis.sparklines import Series, spark
 from chronorun.analysis.timeline import receipt, what, who, why
@@ -96,10 +96,14 @@ def population_words(view: RunView) -> str:
 
 def counts_words(view: RunView) -> str:
     """Return how often each action was taken."""
-    counts = sorted(view.timeline.counts.items(), key=lambda item: (-item[1], item[0]))
+    counts = sorted(
+        view.timeline.counts.items(),
+        key=lambda item: (item[0][1] == "unfinished", -item[1], item[0]),
+    )
     parts = [
-        f"{'would ' if dry else ''}{shown(action, 20) or '?'} {n}"
-        for (action, dry), n in counts[:12]
+        f"{'would ' if fate == 'would' else ''}{shown(action, 20) or '?'} {n}"
+        + (" (not carried out)" if fate == "unfinished" else "")
+        for (action, fate), n in counts[:12]
     ]
     hidden = view.decisions - view.timeline.listed
     told = "  ".join(parts) or "none"
@@ -110,8 +114,7 @@ def _actions(view: RunView, filters: Filters, width: int) -> Iterator[Renderable
     yield Text("")
     timeline = view.timeline
     if not timeline.listed:
-        told = "no action passes the filters" if view.decisions else "no structural action"
-        yield Text(told)
+        yield Text(_nothing_listed(view, filters))
         return
     yield Text("actions", style="bold")
     yield _action_table(view, timeline.head, width)
@@ -122,6 +125,34 @@ def _actions(view: RunView, filters: Filters, width: int) -> Iterator[Renderable
         )
     if timeline.tail:
         yield _action_table(view, timeline.tail, width)
+
+
+def _nothing_listed(view: RunView, filters: Filters) -> str:
+    told = "no action passes the filters" if view.decisions else "no structural action"
+    layers = sorted(view.populations)
+    unknown = sorted(filters.layers - set(layers))
+    if unknown and layers and not view.layers_left_out:
+        told += f"; there is no layer {_listed(unknown)}, only {_span(layers)}"
+    known = view.experts()
+    strange = sorted(filters.experts - known, key=expert_order)
+    if strange and known and not (view.layers_left_out or view.lineage.left_out):
+        here = sorted((name for name in known if _in_layers(name, filters)), key=expert_order)
+        told += f"; there is no expert {_listed(strange)}, only {_span(here or sorted(known))}"
+    return told
+
+
+def _in_layers(expert_id: str, filters: Filters) -> bool:
+    return not filters.layers or any(expert_id.startswith(f"L{i}_") for i in filters.layers)
+
+
+def _listed(values: Sequence[object]) -> str:
+    more = f" and {len(values) - 5} more" if len(values) > 5 else ""
+    return ", ".join(shown(f"{value}", 40) for value in values[:5]) + more
+
+
+def _span(values: Sequence[object]) -> str:
+    first, last = (shown(f"{value}", 40) for value in (values[0], values[-1]))
+    return first if len(values) == 1 else f"{first} to {last}"
 
 
 def _action_table(view: RunView, decisions: Iterable[Decision], width: int) -> Table:

@@ -87,6 +87,15 @@ class RunView:
             return None
         return self.judgements.get(decision.seq)
 
+    def experts(self) -> set[str]:
+        """Return the experts known by name: those a layer began with, and those of actions."""
+        begun = {
+            f"L{layer_id}_E{i}"
+            for layer_id, p in self.populations.items()
+            for i in range(min(p.start or 0, 10_000))
+        }
+        return begun | {expert_id for _, expert_id in self.lineage.experts}
+
     def population(self, layer_id: int) -> Population | None:
         """Return where a layer's numbers go; None beyond the most that are kept."""
         found = self.populations.get(layer_id)
@@ -149,7 +158,7 @@ def read_decisions(
     # What follows is done for each of a million lines: no call that can be spared.
     for d in read_typed(path, Decision, view.notices):
         view.decisions += 1
-        at = d.step if d.integrated_step is None else d.integrated_step
+        at = d.integrated_step if isinstance(d.integrated_step, int) else d.step
         if d.step is not None:
             view.span(d.step)
         if d.run_id not in run_ids and len(run_ids) < 5:
@@ -158,7 +167,7 @@ def read_decisions(
             _note_version(view, path, d)
         if d.dry_run:
             view.dry_run = True
-        else:
+        elif d.integrated_step is not None:
             if d.experts_after and d.layer_id is not None:
                 _follow_population(view, d, d.layer_id, at or 0)
             lineage.add(d, at or 0)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from chronorun.analysis.inspect_records import Decision, Judgement
-from chronorun.analysis.inspect_text import shown
+from chronorun.analysis.inspect_records import Decision, Judgement, Transition
+from chronorun.analysis.inspect_text import scalars, shown
 from chronorun.analysis.sparklines import spark
 from chronorun.analysis.story import Held, Spell, Story
-from chronorun.analysis.timeline import receipt, what, who, why
+from chronorun.analysis.timeline import probe_words, receipt, what, who, why
 
 Judge = Callable[[Decision], Judgement | None]
 
@@ -25,7 +26,8 @@ def render_story(
     yield Text("")
     yield Text(f"why {name}", style="bold")
     for _, happened, text in story.answers():
-        yield Text(f"  {name} {text}", style="bold" if happened else "")
+        # The lines of an answer stand together.
+        yield Padding(Text(f"{name} {text}", style="bold" if happened else ""), (0, 0, 0, 2))
     yield from _life(story)
     if story.checkpoints:
         yield from _signals(story, width, ascii_only)
@@ -45,16 +47,28 @@ def _life(story: Story) -> Iterator[RenderableType]:
     yield from _title("states")
     yield Text(f"  born {born}{origin}; now {state}")
     table = _table("step", "from", "to", "because")
-    for t in [*story.states, *story.last_states]:
-        before = "-" if t.before is None else shown(t.before, 40)
-        table.add_row(
-            Text(f"{t.step}"), Text(before), Text(shown(t.after, 40)), Text(shown(t.reason, 200))
-        )
-    if story.changes:
+    # Twins are released before states change at the same checkpoint.
+    lines = [*story.releases, *story.states, *story.last_states]
+    for t in sorted(lines, key=lambda t: t.step):
+        table.add_row(*(Text(cell) for cell in _change(t, story.expert_id)))
+    if lines:
         yield table
     left_out = story.changes - len(story.states) - len(story.last_states)
     if left_out > 0:
         yield Text(f"  ... {left_out} more changes between the first and the last of these")
+
+
+def _change(t: Transition, expert_id: str) -> tuple[str, ...]:
+    if t.is_release:
+        other = t.parent_id if t.expert_id == expert_id else t.expert_id
+        felt = ", ".join(probe_words(scalars(t.receipt))) or "not measured"
+        return f"{t.step}", "", "", f"twins released, to compete with {_name(other)}: {felt}"
+    before = "-" if t.before is None else shown(t.before, 40)
+    return f"{t.step}", before, shown(t.after, 40), shown(t.reason, 200)
+
+
+def _name(expert_id: str | None) -> str:
+    return shown(expert_id or "", 40) or "?"
 
 
 def _signals(story: Story, width: int, ascii_only: bool) -> Iterator[RenderableType]:
@@ -78,7 +92,8 @@ def _signals(story: Story, width: int, ascii_only: bool) -> Iterator[RenderableT
         )
     if story.lens_deferrals:
         grace = story.config.get("prune_lens_grace", "?")
-        yield Text(f"  the lens had put off its prune {story.lens_deferrals} times (grace {grace})")
+        often = "once" if story.lens_deferrals == 1 else f"{story.lens_deferrals} times"
+        yield Text(f"  an attempt of the lens put off its prune {often} (grace {grace} a dormancy)")
 
 
 def _rows(story: Story) -> Iterator[tuple[str, ...]]:
@@ -142,7 +157,7 @@ def _spell(spell: Spell) -> tuple[str, ...]:
         steps += f" to {spell.last_step}"
     proposal = shown(spell.action, 20) + (f" {spell.role}" if spell.role else "")
     told = shown(spell.why, 200)
-    verdict = shown(spell.status, 20) + (f": {told}" if told else "")
+    verdict = shown(spell.status, 40) + (f": {told}" if told else "")
     return steps, f"{spell.cycles}", proposal, verdict
 
 

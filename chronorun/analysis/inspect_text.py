@@ -41,6 +41,14 @@ def figure(value: object, form: str = ".4g") -> str:
     return shown(value, 60) if isinstance(value, str) else "?"
 
 
+def signed(value: float, digits: int = 4) -> str:
+    """Return a difference with its sign: 0 for none, a power of ten where the digits say none."""
+    if value == 0.0:
+        return "0"
+    told = f"{value:+.{digits}f}"
+    return told if any(digit in told for digit in "123456789") else f"{value:+.0e}"
+
+
 def scalars(raw: msgspec.Raw) -> dict[str, Any]:
     """Return the plain values of an object in JSON; none for anything else."""
     try:

@@ -108,11 +108,12 @@ def _losses(axis: Any, data: RunData) -> None:
         if points:
             drawn = zip(*(means or points), strict=True)
             axis.plot(*drawn, dashes, color=colour, lw=1.1, label=name)
-    for edit in data.edits:
+    edits = [edit for edit in data.edits if not edit.unfinished]
+    for edit in edits:
         axis.axvline(edit.at, color=_colour(edit), lw=0.5, alpha=0.35)
-    used = [action for action in LETTERS if any(edit.action == action for edit in data.edits)]
+    used = [action for action in LETTERS if any(edit.action == action for edit in edits)]
     for lane, action in enumerate(reversed(used)):
-        same = [edit for edit in data.edits if edit.action == action]
+        same = [edit for edit in edits if edit.action == action]
         for edit in _apart(same, (data.last_step - data.first_step) / 90):
             place = (edit.at, 1.0)
             _letter(axis, edit, place, (0, 6 + 9 * lane), ("data", "axes fraction"))

@@ -63,7 +63,7 @@ class LayerData:
         """Return the number of live experts over time, edits after a checkpoint included."""
         changes: list[Point] = []
         for edit in self.edits:
-            if not edit.dry_run and edit.experts_after is not None:
+            if not (edit.dry_run or edit.unfinished) and edit.experts_after is not None:
                 changes.append((float(edit.at), float(edit.experts_after)))
         points = self.sizes.points()
         if not points and changes:
@@ -152,7 +152,7 @@ class _Gathering:
 
     def read_decisions(self) -> None:
         for edit in read_edits(self.named("lifecycle_decisions")):
-            self.counts[edit.action if not edit.dry_run else f"would {edit.action}"] += 1
+            self.counts[edit.kind] += 1
             self.span(edit.step)
             self.span(edit.at)
             if len(self.edits) < MOST_EDITS:

@@ -28,6 +28,7 @@ LETTERS = {
     "ROLLBACK": "U",
 }
 """The mark of each action in the pictures: N for new, U for undone."""
+UNFINISHED = " (not carried out)"
 _BIRTHS = ("SPAWN", "SPLIT", "REVIVE")
 _EVIDENCE = {
     "SPLIT": "share {share:.2f} for {overload_duration:d} checkpoints",
@@ -44,8 +45,10 @@ _EVIDENCE = {
 class Edit:
     """One decision; ``born`` and ``died`` name the experts that it brought and took.
 
-    ``at`` is the step at which the shapes changed, ``shock`` the probe loss after the edit over
-    that before, minus 1; benefits are in nats of probe loss, below zero where the edit helps.
+    ``at`` is the step at which the shapes changed, ``unfinished`` says that they had not when the
+    run ended (a record of the published fields alone tells of what was done), ``shock`` the probe
+    loss after the edit over that before, minus 1; benefits are in nats of probe loss, below zero
+    where the edit helps.
     """
 
     step: int
@@ -64,9 +67,17 @@ class Edit:
     seq: int | None
     undoes: int | None
     dry_run: bool
+    unfinished: bool
     shock: float | None
     output_change: float | None
     predicted: float | None
+
+    @property
+    def kind(self) -> str:
+        """Return the action's name, marked where it was not carried out."""
+        if self.dry_run:
+            return f"would {self.action}"
+        return f"{self.action}{UNFINISHED}" if self.unfinished else self.action
 
     @property
     def letter(self) -> str:
@@ -112,7 +123,10 @@ def _edit(
     at = integer(record, "integrated_step")
     before, after = strings(record, "experts_before"), strings(record, "experts_after")
     dry_run = record.get("dry_run") is True
+    unfinished = not dry_run and "integrated_step" in record and at is None
     born, died = _changes(record, action, before, after, concerned)
+    if dry_run or unfinished:
+        born, died = (), ()
     receipt = mapping(record, "receipt")
     return Edit(
         step=step,
@@ -124,13 +138,14 @@ def _edit(
         partner_id=string(record, "partner_id"),
         reason=string(record, "reason") or "",
         evidence=_evidence(action, mapping(record, "metrics_at_decision")),
-        born=() if dry_run else born,
-        died=() if dry_run else died,
+        born=born,
+        died=died,
         experts_before=len(before) or None,
         experts_after=len(after) or None,
         seq=seq,
         undoes=undoes,
         dry_run=dry_run,
+        unfinished=unfinished,
         shock=number(receipt, "probe_shock"),
         output_change=number(receipt, "output_change"),
         predicted=number(mapping(record, "metrics_at_decision"), "predicted_benefit"),

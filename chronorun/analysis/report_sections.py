@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from chronorun.analysis.report_data import MOST_LAYERS, LayerData, RunData
-from chronorun.analysis.report_edits import LETTERS, Edit, natural
+from chronorun.analysis.report_edits import LETTERS, UNFINISHED, Edit, natural
 from chronorun.analysis.report_fields import figure, integer, mapping, number, shown, string
 from chronorun.analysis.report_thinning import Point
 from chronorun.analysis.svg import Scale, tag
@@ -37,16 +37,18 @@ def headline(data: RunData) -> str:
 
 
 def _what_happened(data: RunData) -> str:
-    done = [(a, n) for a, n in data.counts.items() if not a.startswith("would ") and n]
+    would = sum(n for a, n in data.counts.items() if a.startswith("would "))
+    waiting = sum(n for a, n in data.counts.items() if a.endswith(UNFINISHED))
+    left = f" {waiting} decided and not carried out: the run ended." if waiting else ""
+    done = [(a, n) for a, n in data.counts.items() if _is_done(a) and n]
     if not done:
-        if data.counts:
-            total = sum(data.counts.values())
-            return f"A dry run: the lifecycle would have made {total} edits, and made none."
-        return "No lifecycle action changed the population."
+        if would:
+            return f"A dry run: the lifecycle would have made {would} edits, and made none."
+        return f"No lifecycle action changed the population.{left}"
     words = [f"{n} {a.lower()}{'s' if n > 1 else ''}" for a, n in done]
     listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
     judged = [data.judgements[e.seq] for e in data.edits if e.seq in data.judgements]
-    sentence = f"Lifecycle actions: {shown(listed)}."
+    sentence = f"Lifecycle actions: {shown(listed)}.{left}"
     if judged:
         harmful = sum(judgement.harmful for judgement in judged)
         helped = sum(judgement.realised < 0 for judgement in judged)
@@ -55,6 +57,10 @@ def _what_happened(data: RunData) -> str:
             f"{harmful or 'none'} did harm beyond the tolerance."
         )
     return sentence
+
+
+def _is_done(kind: str) -> bool:
+    return not (kind.startswith("would ") or kind.endswith(UNFINISHED))
 
 
 def _what_ran(data: RunData) -> str:
@@ -92,7 +98,7 @@ def _tiles(data: RunData) -> str:
         ("training loss", figure(train, ".4f"), "nats per token"),
         ("steps", figure(steps if steps is not None else data.last_step, ",.0f"), _tokens(data)),
         ("experts", *_experts(data)),
-        ("actions", str(sum(data.counts.values())), _count_words(data)),
+        ("actions", str(_count(data)), _count_words(data)),
     ]
     return (
         '<dl class="tiles">'
@@ -128,6 +134,11 @@ def _ends(points: list[Point]) -> tuple[int, int] | None:
 
 def _arrow(first: int, last: int) -> str:
     return str(last) if first == last else f"{first} → {last}"
+
+
+def _count(data: RunData) -> int:
+    """Return how many actions were carried out or, in a dry run, would have been."""
+    return sum(n for kind, n in data.counts.items() if not kind.endswith(UNFINISHED))
 
 
 def _count_words(data: RunData) -> str:

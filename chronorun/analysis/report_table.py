@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chronorun.analysis.inspect_records import NOT_CARRIED_OUT
 from chronorun.analysis.report_data import RunData
 from chronorun.analysis.report_edits import Edit
 from chronorun.analysis.report_fields import figure, shown
@@ -28,7 +29,9 @@ def decisions(data: RunData) -> str:
     """Return all decisions with their receipts."""
     if not data.edits:
         return ""
-    undone = {edit.undoes: edit for edit in data.edits if edit.undoes is not None}
+    undone = {
+        edit.undoes: edit for edit in data.edits if edit.undoes is not None and not edit.unfinished
+    }
     rows = [_row(data, edit, undone) for edit in data.edits]
     total = sum(data.counts.values())
     if total > MOST_ROWS:
@@ -55,6 +58,8 @@ def _row(data: RunData, edit: Edit, undone: dict[int, Edit]) -> str:
     outcome = ""
     if judgement is not None:
         outcome = "harm" if judgement.harmful else "kept"
+    if edit.unfinished:
+        outcome = NOT_CARRIED_OUT
     if edit.seq is not None and edit.seq in undone:
         outcome = f"undone at step {undone[edit.seq].at}"
     cells = (

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chronorun.analysis.inspect_records import (
+    NOT_CARRIED_OUT,
     Candidate,
     Decision,
     Evaluation,
     ExpertRow,
     Transition,
 )
-from chronorun.analysis.inspect_text import expert_order, finite, shown
+from chronorun.analysis.inspect_text import expert_order, finite, scalars, shown
 from chronorun.analysis.reading import Run
 from chronorun.analysis.sparklines import Series
 from chronorun.analysis.timeline import evidence
@@ -25,6 +26,8 @@ _MOST_STATES = 40
 _MOST_SPELLS = 60
 _MOST_NAMES = 10_000
 _BIRTHS = ("SPAWN", "SPLIT", "REVIVE")
+_LENS = "lens attempt"
+"""How the reason of a prune begins that an attempt of the lens put off."""
 _DIGITS = re.compile(r"\d+")
 
 
@@ -59,10 +62,11 @@ class Spell:
     held: int
     cycles: int = 1
     role: str = ""
+    seq: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spell for programs."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "seq"}
 
 
 @dataclass
@@ -101,6 +105,7 @@ class Story:
     states: list[Transition] = field(default_factory=list)
     last_states: deque[Transition] = field(default_factory=lambda: deque(maxlen=_MOST_STATES))
     changes: int = 0
+    releases: list[Transition] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     share: Series = field(default_factory=Series)
     lowest_step: int | None = None
@@ -131,16 +136,33 @@ class Story:
         undone = d.undoes is not None and any(d.undoes == known.seq for known in self.decisions)
         if self.expert_id not in named and not undone:
             return
+        self._settle(d)
         if len(self.decisions) >= _MOST_STATES:
             return
         self.decisions.append(d)
         self.layer_id = d.layer_id if self.layer_id is None else self.layer_id
-        if d.action in _BIRTHS and d.expert_id == self.expert_id and not d.dry_run:
+        done = not (d.dry_run or d.is_unfinished)
+        if d.action in _BIRTHS and d.expert_id == self.expert_id and done:
             self.parent_id = d.parent_id if self.parent_id is None else self.parent_id
             self.born_step = d.at if self.born_step is None else self.born_step
 
+    def _settle(self, decision: Decision) -> None:
+        """Say of a verdict to act what became of it."""
+        if not (decision.dry_run or decision.is_unfinished):
+            return
+        for spell in self.spells:
+            if spell.seq is not None and (spell.seq, spell.action) == (
+                decision.seq,
+                decision.action,
+            ):
+                spell.status = "would be executed" if decision.dry_run else NOT_CARRIED_OUT
+
     def add_transition(self, transition: Transition) -> None:
-        """Add a change of its state."""
+        """Add a change of its state, or the release of a pair that it belongs to."""
+        if transition.is_release:
+            if len(self.releases) < _MOST_STATES:
+                self.releases.append(transition)
+            return
         self.changes += 1
         self.layer_id = transition.layer_id if self.layer_id is None else self.layer_id
         self.state = transition.after
@@ -175,7 +197,6 @@ class Story:
             (self.starvation, counters.starvation, "SPAWN", "spawn_patience"),
         ):
             held.add(e.step, count, self._patience(base, e.patience_multipliers.get(action, 1)))
-        self.lens_deferrals = max(self.lens_deferrals, counters.lens_deferrals.get(me, 0))
 
     def _patience(self, base: str, multiplier: int) -> int | None:
         patience = self.config.get(base)
@@ -239,12 +260,15 @@ class Story:
             role = f"with {shown(other or '?', 40)}"
         elif me != c.expert_id:
             return
-        self._add_spell(Spell(c.action, c.status, c.why, e.step, e.step, c.held, role=role))
+        if c.action == "PRUNE" and c.status == "deferred" and c.why.startswith(_LENS):
+            self.lens_deferrals += 1
+        self._add_spell(Spell(c.action, c.status, c.why, e.step, e.step, c.held, 1, role, c.seq))
 
     def _add_spell(self, new: Spell) -> None:
         new.action, new.status, new.why = (x[:200] for x in (new.action, new.status, new.why))
-        # One expert may be part of several proposals in a cycle: look a little further back.
-        for last in self.spells[:-6:-1]:
+        # One expert may be part of several proposals in a cycle: look a little further back. What
+        # was decided has a line of its own, since the decision may never have been carried out.
+        for last in self.spells[:-6:-1] if new.seq is None else ():
             same = (last.action, last.status, last.role) == (new.action, new.status, new.role)
             if same and _DIGITS.sub("#", last.why) == _DIGITS.sub("#", new.why):
                 last.last_step, last.why, last.held = new.last_step, new.why, new.held
@@ -263,13 +287,19 @@ class Story:
 
     def _answer(self, action: str) -> tuple[str, bool, str]:
         done = {"PRUNE": "pruned", "SPLIT": "split", "MERGE": "merged"}[action]
-        for d in reversed(self.decisions):
-            if d.action == action and (action != "SPLIT" or d.parent_id == self.expert_id):
-                would = "would have been" if d.dry_run else "was"
-                text = f"{would} {done} at step {d.at}: {evidence(d) or shown(d.reason, 80)}"
-                text += self._putting_off(action) + self._afterwards(d)
-                return action, not d.dry_run, text
-        return action, False, f"was not {done}: {self._why_not(action)}"
+        mine = [d for d in self.decisions if d.action == action]
+        mine = [d for d in mine if action != "SPLIT" or d.parent_id == self.expert_id]
+        if not mine:
+            return action, False, f"was not {done}: {self._why_not(action)}"
+        # What was done says more than what a run's end left undone.
+        d = max(reversed(mine), key=lambda d: not d.is_unfinished)
+        why = evidence(d) or shown(d.reason, 80)
+        would = "would have been" if d.dry_run else "was"
+        text = f"{would} {done} at step {d.at}: {why}"
+        if d.is_unfinished:
+            text = f"was to be {done} (decided at step {d.at}, {NOT_CARRIED_OUT}): {why}"
+        text += self._putting_off(action) + self._afterwards(d)
+        return action, not (d.dry_run or d.is_unfinished), text
 
     def _putting_off(self, action: str) -> str:
         told = self._refusals(action)
@@ -278,6 +308,8 @@ class Story:
     def _afterwards(self, done: Decision) -> str:
         told = ""
         for d in self.decisions[self.decisions.index(done) + 1 :]:
+            if d.is_unfinished:
+                continue
             if done.seq is not None and d.undoes == done.seq:
                 told += f"; that was rolled back at step {d.at}"
             elif d.action == "REVIVE" and d.expert_id == self.expert_id:
@@ -289,6 +321,7 @@ class Story:
         for spell in self.spells:
             if (
                 spell.action == action
+                and spell.seq is None
                 and spell.status != "executed"
                 and not (action == "SPLIT" and spell.role.startswith("born"))
             ):
@@ -363,6 +396,17 @@ class Story:
                 {"step": t.step, "from": t.before, "to": t.after, "reason": t.reason}
                 for t in [*self.states, *self.last_states]
             ],
+            "releases": [
+                {
+                    "step": t.step,
+                    "expert_id": t.expert_id[:200],
+                    "parent_id": None if t.parent_id is None else t.parent_id[:200],
+                    "probe_shock": finite(scalars(t.receipt).get("probe_shock")),
+                    "output_change": finite(scalars(t.receipt).get("output_change")),
+                }
+                for t in self.releases
+            ],
+            "lens_deferrals": self.lens_deferrals,
             "share": _range(self.share),
             "even_share": self.even_share,
             "held": {
@@ -417,7 +461,8 @@ def gather_story(run: Run, expert_id: str, config: Mapping[str, Any]) -> Story:
     """Read transitions and evaluations for one expert; the decisions are handed in after it."""
     story = Story(expert_id, config=config)
     for transition in run.typed("expert_transitions", Transition):
-        if transition.expert_id == expert_id:
+        is_twin = transition.is_release and transition.parent_id == expert_id
+        if transition.expert_id == expert_id or is_twin:
             story.add_transition(transition)
     for evaluation in run.typed("lifecycle_evaluations", Evaluation):
         story.add_evaluation(evaluation)
@@ -438,7 +483,7 @@ class Names:
 
 def refuse_unknown(story: Story, names: Names, where: object) -> None:
     """Raise UserError for an expert that no log speaks of."""
-    if story.decisions or story.changes or story.checkpoints or story.spells:
+    if story.decisions or story.changes or story.releases or story.checkpoints or story.spells:
         return
     known = sorted(names.found, key=expert_order)
     span = f"one of {known[0]} to {known[-1]}" if known else "one that its logs speak of"

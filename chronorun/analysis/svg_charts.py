@@ -68,10 +68,10 @@ def edit_marks(edits: Sequence[Edit]) -> list[Mark]:
     ranked = sorted(edits, key=lambda edit: (order.get(edit.action, len(order)), edit.action))
     return [
         Mark(
-            f"{'would ' if e.dry_run else ''}{e.action.lower()}",
+            e.kind.lower(),
             e.letter,
             e.at,
-            f"step {e.at}: {e.action} {e.expert_id}",
+            f"step {e.at}: {e.kind} {e.expert_id}",
         )
         for e in ranked
     ]

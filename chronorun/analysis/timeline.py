@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from chronorun.analysis.inspect_records import Decision, Judgement
-from chronorun.analysis.inspect_text import figure, finite, scalars, shown
+from chronorun.analysis.inspect_records import NOT_CARRIED_OUT, Decision, Judgement
+from chronorun.analysis.inspect_text import figure, finite, scalars, shown, signed
 
 _MOST_KINDS = 100
 HEAD, TAIL = 20, 20
@@ -33,6 +33,10 @@ _EVIDENCE: Mapping[str, str] = {
 _COMMON = ("predicted_benefit", "unresolved_debt", "num_experts", "token_entropy_ratio")
 
 
+Fate = Literal["done", "unfinished", "would"]
+"""Carried out, decided and not carried out when the run ended, or only proposed."""
+
+
 @dataclass
 class Timeline:
     """The actions that are listed: counted all, the first and the last of them kept."""
@@ -40,12 +44,15 @@ class Timeline:
     head: list[Decision] = field(default_factory=list)
     tail: deque[Decision] = field(default_factory=lambda: deque(maxlen=TAIL))
     listed: int = 0
-    counts: dict[tuple[str, bool], int] = field(default_factory=dict)
+    counts: dict[tuple[str, Fate], int] = field(default_factory=dict)
 
     def add(self, decision: Decision) -> None:
         """Add the next action."""
         self.listed += 1
-        key = (decision.action, decision.dry_run)
+        fate: Fate = "would" if decision.dry_run else "done"
+        if decision.integrated_step is None and fate == "done":
+            fate = "unfinished"
+        key = (decision.action, fate)
         counts = self.counts
         if key in counts:
             counts[key] += 1
@@ -104,8 +111,6 @@ def _evidence(decision: Decision, metrics: Mapping[str, Any], config: Mapping[st
         words = " ".join(form.format_map(known).split())
     except KeyError:
         words = ""
-    if words and decision.action == "PRUNE" and (tries := finite(metrics.get("lens_deferrals"))):
-        words += f", put off {tries:.0f} times for the lens"
     if words and decision.action == "ROLLBACK" and decision.undoes is not None:
         words += f" (undoes decision {decision.undoes})"
     return words or _listed(metrics, config)
@@ -139,17 +144,24 @@ def _listed(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 def receipt(decision: Decision, judgement: Judgement | None = None) -> str:
     """Return what the edit did: experts, what the probe felt, what it was worth in the end."""
+    if decision.is_unfinished:
+        return NOT_CARRIED_OUT
     felt = scalars(decision.receipt)
     parts = []
     before = decision.before()
     if before and decision.experts_after:
         parts.append(f"{len(before)} -> {len(decision.experts_after)} experts")
+    return ", ".join([*parts, *probe_words(felt), *_benefits(decision, judgement)])
+
+
+def probe_words(felt: Mapping[str, Any]) -> list[str]:
+    """Return what the probe felt, in words."""
+    parts = []
     if (shock := finite(felt.get("probe_shock"))) is not None:
-        parts.append(f"probe loss {100 * shock:+.3f}%")
+        parts.append(f"probe loss {signed(100 * shock, 3)}%" if shock else "probe loss unchanged")
     if (change := finite(felt.get("output_change"))) is not None:
         parts.append(f"output change {change:.3f}")
-    parts += _benefits(decision, judgement)
-    return ", ".join(parts)
+    return parts
 
 
 def _benefits(decision: Decision, judgement: Judgement | None) -> list[str]:
@@ -157,9 +169,9 @@ def _benefits(decision: Decision, judgement: Judgement | None) -> list[str]:
         return []
     realised = judgement.realised_benefit
     predicted = finite(scalars(decision.metrics_at_decision).get("predicted_benefit"))
-    told = "" if predicted is None else f" (expected {predicted:+.4f})"
+    told = "" if predicted is None else f" (expected {signed(predicted)})"
     verdict = "harmful" if judgement.harmful else "helped" if realised < 0.0 else "no harm"
-    return [f"judged {verdict}: {realised:+.4f} nats{told}"]
+    return [f"judged {verdict}: {signed(realised)} nats{told}"]
 
 
 def action_record(decision: Decision, judgement: Judgement | None = None) -> dict[str, Any]:
@@ -171,9 +183,10 @@ def action_record(decision: Decision, judgement: Judgement | None = None) -> dic
         "run_id": d.run_id[:200],
         "seq": d.seq,
         "step": d.step,
-        "integrated_step": d.integrated_step,
+        "integrated_step": d.at if isinstance(d.integrated_step, int) else None,
         "action": d.action[:200],
         "dry_run": d.dry_run,
+        "carried_out": not (d.dry_run or d.is_unfinished),
         "layer_id": d.layer_id,
         "expert_id": d.expert_id[:200],
         "parent_id": None if d.parent_id is None else d.parent_id[:200],

@@ -136,7 +136,7 @@ def inspect_(
 
 @app.command("replay")
 def replay_(
-    run: Annotated[str, typer.Argument(help="Run folder, such as outputs/run.")],
+    run: Annotated[str, typer.Argument(help="Run folder, or a folder of runs.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Ask what else would have been decided: lifecycle.prune_patience=3."),

@@ -1,4 +1,7 @@
-"""``chronorun replay``: derive a run's decisions again, or ask what others would have been."""
+"""``chronorun replay``: derive decisions again, of a run or of all runs below a folder.
+
+Of one run it may also be asked what other settings would have decided.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from chronorun.analysis.inspect_output import to_json
-from chronorun.analysis.reading import Run
+from chronorun.analysis.inspect_sweep import run_folders
+from chronorun.analysis.reading import LOGS, Run
 from chronorun.analysis.replay import Replay, Tally, replay_run
 from chronorun.analysis.replay_logs import Difference
+from chronorun.analysis.replay_sweep import SweepReplay, replay_sweep
 from chronorun.analysis.replay_whatif import Change, WhatIf, what_if
 from chronorun.core.text import harmless
+from chronorun.errors import UserError
 
 SCHEMA_VERSION = 1
 LONGEST = 200
@@ -21,7 +27,12 @@ LONGEST = 200
 
 def replay_command(run: str, overrides: Sequence[str], as_json: bool) -> int:
     """Print what a replay found and return the exit code: 0 if all was reproduced, else 1."""
-    opened = Run.open(Path(run))
+    place = Path(run)
+    if place.is_dir() and not any((place / f"{log}.jsonl").is_file() for log in LOGS):
+        folders = list(run_folders(place))
+        if folders:
+            return _replay_all(place, folders, overrides, as_json)
+    opened = Run.open(place)
     found = replay_run(opened)
     # What would have been is only told of a run that is what its logs say.
     other = what_if(opened, overrides) if overrides and found.is_reproduced else None
@@ -31,6 +42,23 @@ def replay_command(run: str, overrides: Sequence[str], as_json: bool) -> int:
         for line in [*_lines(run, found), *([] if other is None else _other_lines(other))]:
             print(harmless(line))
     return 0 if found.is_reproduced else 1
+
+
+def _replay_all(
+    place: Path, folders: Sequence[Path], overrides: Sequence[str], as_json: bool
+) -> int:
+    if overrides:
+        raise UserError(
+            f"replay: {overrides[0]} of the {len(folders)} runs in {place}, expected the folder of "
+            f"one run with it; name one such as {folders[0]}"
+        )
+    sweep = replay_sweep(place, folders)
+    if as_json:
+        print(to_json(_sweep_record(sweep)))
+    else:
+        for line in _sweep_lines(sweep):
+            print(harmless(line))
+    return 0 if sweep.is_reproduced else 1
 
 
 # ---- for people -----------------------------------------------------------------------------
@@ -50,6 +78,16 @@ def _lines(run: str, found: Replay) -> list[str]:
         lines += _difference(found.difference)
     lines += [f"{name} is not what summary.json says of it (sha256)" for name in found.changed_logs]
     return lines
+
+
+def _sweep_lines(sweep: SweepReplay) -> list[str]:
+    lines = []
+    for one in sweep.runs:
+        if one.replay is None:
+            lines.append(f"{one.path}: not replayed: {one.why_not}")
+        elif not one.replay.is_reproduced:
+            lines += _lines(one.path, one.replay)
+    return [*lines, sweep.words()]
 
 
 def _count(n: int, what: str) -> str:
@@ -142,6 +180,21 @@ def _record(run: str, found: Replay, other: WhatIf | None) -> dict[str, Any]:
         "changed_logs": found.changed_logs,
         "notes": found.notes,
         "what_if": None if other is None else _other_record(other),
+    }
+
+
+def _sweep_record(sweep: SweepReplay) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "path": sweep.path,
+        "reproduced": sweep.is_reproduced,
+        "decisions": {"logged": sweep.logged, "reproduced": sweep.reproduced},
+        "runs": [
+            {"path": one.path, "why_not": one.why_not}
+            if one.replay is None
+            else _record(one.path, one.replay, None)
+            for one in sweep.runs
+        ],
     }
 
 

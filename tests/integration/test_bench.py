@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Chronorun
+from conftest import Chronorun, check_replays
 
 from chronorun.core.lock import exclusive
 
@@ -66,7 +66,8 @@ def bench(
         "WANDB_MODE": mode,
         "COLUMNS": "80",
     }
-    return subprocess.run(
+    began = time.time_ns()
+    done = subprocess.run(
         [sys.executable, "-m", "chronorun", "bench", "--multirun", *arguments],
         capture_output=True,
         text=True,
@@ -75,6 +76,8 @@ def bench(
         check=False,
         timeout=400,
     )
+    check_replays(place, began)
+    return done
 
 
 def edits_of(folder: Path) -> list[tuple[int, str]]:

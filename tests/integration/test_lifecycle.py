@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
 from conftest import NANO, Chronorun
 
 from chronorun.training.sampling import load_run_model
@@ -301,17 +300,3 @@ def test_the_lifecycle_needs_telemetry(chronorun: Chronorun) -> None:
         "configuration: telemetry.enabled=False, expected True while the lifecycle acts on it; "
         "add lifecycle=off or drop telemetry=off"
     ) in done.stderr
-
-
-@pytest.mark.parametrize("preset", ["off", "dry_run", "conservative", "default", "aggressive"])
-def test_presets_change_the_lifecycle_only(chronorun: Chronorun, preset: str) -> None:
-    shown = [
-        chronorun("train", "--cfg", "job", f"lifecycle={name}", "run_id=x").stdout
-        for name in ("off", preset)
-    ]
-    tops = [
-        set(text.split("lifecycle:")[0].splitlines())
-        | set(text.split("\nscenario:")[1].splitlines())
-        for text in shown
-    ]
-    assert tops[0] == tops[1]

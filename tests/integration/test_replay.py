@@ -8,12 +8,13 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NANO, Chronorun
+from conftest import NANO, Chronorun, check_replays
 
 from chronorun.analysis.reading import Run
 from chronorun.analysis.replay import Replay, replay_run
@@ -63,6 +64,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> MakeRun
 
 
 def train(home: Path, cache_dir: Path, *overrides: str) -> None:
+    began = time.time_ns()
     done = subprocess.run(
         [sys.executable, "-m", "chronorun", "train", *overrides],
         capture_output=True,
@@ -73,6 +75,7 @@ def train(home: Path, cache_dir: Path, *overrides: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert check_replays(home, began) == 1
 
 
 def replay(folder: Path) -> Replay:

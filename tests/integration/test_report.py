@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import NANO, Chronorun
+from conftest import NANO, Chronorun, check_replays
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 needs_browser = pytest.mark.skipif(
@@ -133,6 +133,7 @@ def lively(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
     environment = os.environ | {"CHRONORUN_CACHE": str(cache_dir), "WANDB_MODE": "disabled"}
     command = [sys.executable, "-m", "chronorun", "train", *LIVELY, "run_id=lively"]
     subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
+    assert check_replays(folder) == 1
     return folder / "outputs" / "lively"
 
 

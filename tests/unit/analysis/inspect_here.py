@@ -178,13 +178,16 @@ def small_run(folder: Path) -> Path:
     moves = [(0, None, "active", "initial"), (180, "active", "dormant", "no share")]
     moves += [(240, "dormant", "pending_prune", "confirmed dead")]
     moves += [(240, "pending_prune", "archived", "removed"), (300, "archived", "active", "revived")]
-    write_log(
-        folder / "expert_transitions.jsonl",
-        [
-            {"step": s, "layer_id": 0, "expert_id": "L0_E2", "from": a, "to": b, "reason": r}
-            for s, a, b, r in moves
-        ],
-    )
+    released = {
+        "step": 160, "layer_id": 0, "expert_id": "L0_E4", "parent_id": "L0_E0",
+        "event": "released", "router_delta": 0.05,
+        "receipt": {"probe_shock": 0.00012, "output_change": 0.15},
+    }  # fmt: skip
+    transitions = [
+        {"step": s, "layer_id": 0, "expert_id": "L0_E2", "from": a, "to": b, "reason": r}
+        for s, a, b, r in moves
+    ]
+    write_log(folder / "expert_transitions.jsonl", [released, *transitions])
     write_log(
         folder / "metrics.jsonl",
         [{"step": s, "train/loss": 5 - s / 100, "val/loss": 5.1 - s / 100} for s in (20, 160, 300)],
@@ -213,6 +216,8 @@ def _evaluation(
 ) -> dict[str, Any]:
     held = (step - 160) // 20 if dormant else 0
     verdict = {"status": "deferred", "why": "warm-up until step 240", "seq": None}
+    if step == 200:
+        verdict["why"] = "lens attempt, deferral 1 of 2"
     if step == 240:
         verdict = {"status": "executed", "why": "", "seq": 3}
     candidate = {
@@ -225,13 +230,14 @@ def _evaluation(
         "checkpoint": number,
         "layer_id": 0,
         "cycle": True,
-        "candidates": [candidate] if held >= 3 else [],
+        "candidates": [candidate] if held >= 2 else [],
         "judgements": judgements,
         "suspects": [],
         "counters": {
             "starvation": 0,
             "dormancy": {"L0_E2": held} if held else {},
-            "lens_deferrals": {"L0_E2": 1} if held >= 3 else {},
+            # Counts on after the grace and in the warm-up, when nothing is put off for the lens.
+            "lens_deferrals": {"L0_E2": held + 2} if held >= 2 else {},
             "overload": {"L0_E0": min(number, 2)},
             "convergence": {"L0_E0|L0_E1": number % 3},
             "suspicion": {},

@@ -76,7 +76,9 @@ def test_why_it_was_pruned_and_why_another_was_not(inspect: Inspect, tmp_path: P
     small_run(tmp_path / "small")
     pruned = " ".join(inspect("small", "--why", "L0_E2").out.split())
     assert "L0_E2 was pruned at step 240: no token for 9 checkpoints (patience 4)" in pruned
-    assert "proposed and refused: warm-up until step 240 (1x)" in pruned
+    assert "put off its prune once (grace 2 a dormancy)" in pruned
+    refused = "lens attempt, deferral 1 of 2 (1x); warm-up until step 240 (1x)"
+    assert f"proposed and refused: {refused}" in pruned
     assert "(1x); it was revived at step 300" in pruned
     split = " ".join(inspect("small", "--why", "L0_E0").out.split())
     assert "L0_E0 was split at step 100: share 0.57 > 0.4 for 5 checkpoints (patience 3)" in split
@@ -97,6 +99,116 @@ def test_a_counter_short_of_its_patience_is_told(inspect: Inspect, tmp_path: Pat
     shown = " ".join(inspect("small", "--why", "L0_E0").out.split())
     assert "its counter got to 2 of 3 checkpoints at step 40, now 2" in shown
     assert "its counter got to 2 of 8 checkpoints at step 40, now 0" in shown
+
+
+@pytest.mark.parametrize(("expert", "other"), [("L0_E0", "L0_E4"), ("L0_E4", "L0_E0")])
+def test_a_release_of_twins_is_told_with_its_receipt(
+    inspect: Inspect, tmp_path: Path, expert: str, other: str
+) -> None:
+    small_run(tmp_path / "small")
+    shown = " ".join(inspect("small", "--why", expert).out.split())
+    felt = "probe loss +0.012%, output change 0.150"
+    assert f"160 twins released, to compete with {other}: {felt}" in shown
+    assert "now unknown" in shown or "now active" in shown
+    assert "twins released" in inspect("small/expert_transitions.jsonl").out
+    found = json.loads(inspect("small", "--why", expert, "--json").out)
+    assert errors(found) == []
+    assert found["why"]["releases"] == [
+        {"step": 160, "expert_id": "L0_E4", "parent_id": "L0_E0", "probe_shock": 0.00012,
+         "output_change": 0.15}
+    ]  # fmt: skip
+
+
+def unfinished(folder: Path) -> Path:
+    """Let the run of ``small_run`` end before a second split, of the last checkpoint, is made."""
+    small_run(folder)
+    path = folder / "lifecycle_decisions.jsonl"
+    ids = ["L0_E0", "L0_E3", "L0_E2"]
+    waiting = [
+        decision(
+            step=300, integrated_step=None, action="SPLIT", expert_id=child, parent_id=parent,
+            reason="overloaded", seq=seq, experts_before=ids, experts_after=ids, receipt={},
+            metrics_at_decision={"share": 0.61, "overload_duration": 4},
+            config_snapshot={"split_share_threshold": 0.4, "split_patience": 3},
+        )
+        for seq, child, parent in ((5, "L0_E5", "L0_E0"), (6, "L0_E6", "L0_E3"))
+    ]  # fmt: skip
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in waiting)
+    evaluations = folder / "lifecycle_evaluations.jsonl"
+    *lines, last = map(json.loads, evaluations.read_text(encoding="utf-8").splitlines())
+    last["candidates"] = [
+        {"action": "SPLIT", "expert_id": d["expert_id"], "parent_id": d["parent_id"],
+         "partner_id": None, "reason": "overloaded", "held": 4, "undoes": None,
+         "status": "executed", "why": "", "seq": d["seq"]}
+        for d in waiting
+    ]  # fmt: skip
+    write_log(evaluations, [*lines, last])
+    return folder
+
+
+def test_what_a_runs_end_left_undone_is_counted_apart(inspect: Inspect, tmp_path: Path) -> None:
+    unfinished(tmp_path / "sweep/small")
+    counts = "MERGE 1 PRUNE 1 REVIVE 1 ROLLBACK 1 SPLIT 1 SPLIT 2 (not carried out)"
+    shown = inspect("sweep/small").out
+    assert f"actions {counts}" in " ".join(shown.split())
+    table = shown.partition("actions\nstep")[2].partition("experts per layer")[0]
+    assert " ".join(table.split()).count("not carried out: the run ended") == 2
+    assert "3 -> 3 experts" not in shown
+    assert "E5" not in shown.partition("lineage")[2]
+    assert counts in " ".join(inspect("sweep", width=200).out.split())
+    for arguments in (("sweep/small",), ("sweep",)):
+        found = json.loads(inspect(*arguments, "--json").out)
+        assert errors(found) == []
+        head = found["headline"] if "headline" in found else found["runs"][0]
+        assert head["counts"] == dict.fromkeys(("SPLIT", "ROLLBACK", "MERGE", "PRUNE", "REVIVE"), 1)
+        assert (head["unfinished"], head["would"]) == ({"SPLIT": 2}, {})
+        assert [a["carried_out"] for a in found["actions"]] == [True] * 5 + [False] * 2
+    rows = list(csv.DictReader(inspect("sweep", "--csv").out.splitlines()))
+    assert [row["carried_out"] for row in rows] == ["true"] * 5 + ["false"] * 2
+
+
+def test_a_story_calls_nothing_executed_that_was_not(inspect: Inspect, tmp_path: Path) -> None:
+    unfinished(tmp_path / "small")
+    shown = " ".join(inspect("small", "--why", "L0_E3", width=120).out.split())
+    assert (
+        "L0_E3 was to be split (decided at step 300, not carried out: the run ended): "
+        "share 0.61 > 0.4 for 4 checkpoints (patience 3)"
+    ) in shown
+    assert "SPLIT as the parent not carried out: the run ended" in shown
+    assert "executed" not in shown
+    # What was done before it is the answer.
+    assert "L0_E0 was split at step 100" in " ".join(inspect("small", "--why", "L0_E0").out.split())
+    answers = json.loads(inspect("small", "--why", "L0_E3", "--json").out)["why"]["answers"]
+    assert [answer["happened"] for answer in answers] == [False, False, False]
+
+
+def test_a_dry_runs_story_says_would(inspect: Inspect, tmp_path: Path) -> None:
+    folder = unfinished(tmp_path / "small")
+    path = folder / "lifecycle_decisions.jsonl"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"dry_run": false', '"dry_run": true'), encoding="utf-8")
+    shown = " ".join(inspect("small", "--why", "L0_E3").out.split())
+    assert "L0_E3 would have been split at step 300" in shown
+    assert "SPLIT as the parent would be executed" in shown
+
+
+@pytest.mark.parametrize(
+    ("realised", "told"),
+    [
+        (-0.0000123, "judged helped: -1e-05 nats (expected 0)"),
+        (0.0, "judged no harm: 0 nats (expected 0)"),
+        (-0.0, "judged no harm: 0 nats (expected 0)"),
+        (-0.01234, "judged helped: -0.0123 nats (expected 0)"),
+    ],
+)
+def test_the_sign_of_a_benefit_makes_sense(
+    inspect: Inspect, tmp_path: Path, realised: float, told: str
+) -> None:
+    write_log(tmp_path / "lifecycle_decisions.jsonl", [decision()])
+    judged = {"seq": 0, "action": "PRUNE", "realised_benefit": realised, "harmful": False}
+    write_log(tmp_path / "lifecycle_evaluations.jsonl", [{"step": 300, "judgements": [judged]}])
+    assert told in " ".join(inspect(".").out.split())
 
 
 def test_an_unknown_expert_is_refused(inspect: Inspect, tmp_path: Path) -> None:
@@ -177,6 +289,21 @@ def test_the_receipt_of_a_judged_edit_is_told(inspect: Inspect, tmp_path: Path) 
     split = json.loads(inspect("small", "--json").out)["actions"][0]
     assert (split["realised_benefit"], split["harmful"]) == (0.0812, True)
     assert "judged harmful: +0.0812 nats" in " ".join(inspect("small").out.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--layer", "9"), "there is no layer 9, only 0"),
+        (("--expert", "L0_E9"), "there is no expert L0_E9, only L0_E0 to L0_E4"),
+        (("--layer", "0", "--since", "999"), "no action passes the filters experts per layer"),
+    ],
+)
+def test_a_filter_on_what_is_not_there_is_told(
+    inspect: Inspect, tmp_path: Path, flags: tuple[str, ...], told: str
+) -> None:
+    small_run(tmp_path / "small")
+    assert told in " ".join(inspect("small", *flags).out.split())
 
 
 def test_a_dry_run_says_would(inspect: Inspect, tmp_path: Path) -> None:

@@ -109,6 +109,22 @@ def test_the_published_record_alone_is_shown(tmp_path: Path) -> None:
     assert page.labels() == ["Lifelines of 2 experts of layer 2 over steps"]
 
 
+def test_what_a_runs_end_left_undone_is_counted_apart(tmp_path: Path) -> None:
+    folder = small_run(tmp_path / "small")
+    path = folder / "lifecycle_decisions.jsonl"
+    waiting = decision(3, 100, "SPAWN", "L0_E3", parent_id="L0_E0", integrated_step=None)
+    waiting |= {"experts_before": ["L0_E0"], "experts_after": ["L0_E0"]}
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    write_log(folder, "lifecycle_decisions", [*records, waiting])
+    text = report(folder).text
+    done = "Lifecycle actions: 1 split, 1 merge and 1 rollback."
+    assert f"{done} 1 decided and not carried out: the run ended." in text
+    assert "actions 3 1 split, 1 merge, 1 rollback, 1 spawn (not carried out)" in text
+    assert "N spawn (not carried out)" in text
+    assert text.count("not carried out: the run ended") == 2
+    assert "spawned from" not in text
+
+
 def test_a_dry_run_says_what_it_would_have_done(tmp_path: Path) -> None:
     records = [decision(0, 40, "PRUNE", "L0_E1", dry_run=True, integrated_step=None)]
     write_log(tmp_path / "run", "lifecycle_decisions", records)

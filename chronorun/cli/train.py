@@ -63,7 +63,7 @@ def _run(arguments: Sequence[str]) -> None:
         call.overrides.append(_name_folders_after_what_differs(given))
     made = not run_dir.exists()
     try:
-        hydra_bridge.run(call, train_job, files)
+        hydra_bridge.run(call, train_job, files, composition)
     except UserError:
         if made and not call.multirun:
             _remove_unused(run_dir)

@@ -33,30 +33,46 @@ class WeightWatch:
 
     def __init__(self, layer: PopulationLayer) -> None:
         self.layer = layer
-        self._last: dict[str, Tensor] = {}
+        self._ids: list[str] = []
+        self._last_EP: Tensor | None = None
 
     @torch.no_grad()
     def look(self, expert_ids: Sequence[str]) -> WeightFigures:
         """Return the figures of the experts in slot order; an expert not seen before changed 0."""
         weights_EP = flat_weights(self.layer)
-        last = [self._last.get(name, weights_EP[e]) for e, name in enumerate(expert_ids)]
+        scratch_EP = self._rows(expert_ids, weights_EP)
         norms_E = weights_EP.norm(dim=1)
-        changes = torch._foreach_sub(weights_EP.unbind(0), last)
-        deltas_E = torch.stack(torch._foreach_norm(changes))
-        cosines = _cosines(weights_EP, norms_E)
-        # Rows of a copy of our own: the parameters themselves change in place.
-        self._last = dict(zip(expert_ids, weights_EP.unbind(0), strict=True))
+        # Fresh memory costs as much as the arithmetic: what was the last look holds the changes,
+        # then the unit vectors.
+        torch.sub(weights_EP, scratch_EP, out=scratch_EP)
+        deltas_E = torch.stack(torch._foreach_norm(scratch_EP.unbind(0)))
+        torch.div(weights_EP, norms_E.clamp(min=1e-30)[:, None], out=scratch_EP)
+        cosines = _cosines(scratch_EP)
+        # A copy of our own: the parameters themselves change in place.
+        self._ids, self._last_EP = list(expert_ids), weights_EP
         host = torch.stack([norms_E, deltas_E]).double().cpu().tolist()
         return WeightFigures(host[0], host[1], cosines)
 
+    def _rows(self, expert_ids: Sequence[str], weights_EP: Tensor) -> Tensor:
+        """Return the weights [E, P] at the last look, in memory that is free to be used."""
+        if self._last_EP is not None and self._ids == list(expert_ids):
+            return self._last_EP
+        known = self._by_id()
+        return torch.stack([known.get(name, weights_EP[e]) for e, name in enumerate(expert_ids)])
+
+    def _by_id(self) -> dict[str, Tensor]:
+        rows = () if self._last_EP is None else self._last_EP.unbind(0)
+        return dict(zip(self._ids, rows, strict=True))
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return what the weights were at the last look."""
-        return {name: row.clone() for name, row in self._last.items()}
+        return {name: row.clone() for name, row in self._by_id().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore it."""
         device = next(iter(self.layer.slot_tensors().values())).device
-        self._last = {name: row.to(device) for name, row in state.items()}
+        self._ids = list(state)
+        self._last_EP = torch.stack(list(state.values())).to(device) if state else None
 
 
 def flat_weights(layer: PopulationLayer) -> Tensor:
@@ -69,8 +85,7 @@ def flat_weights(layer: PopulationLayer) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _cosines(weights_EP: Tensor, norms_E: Tensor) -> NDArray[np.float64]:
-    unit_EP = weights_EP / norms_E.clamp(min=1e-30)[:, None]
+def _cosines(unit_EP: Tensor) -> NDArray[np.float64]:
     E, P = unit_EP.shape
     if E <= ALL_EXACT_UP_TO:
         return np.asarray((unit_EP @ unit_EP.t()).double().cpu().numpy())

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.types import RunMode
 
 from chronorun.errors import NonFiniteError, RunInterrupted
 
@@ -35,6 +37,21 @@ def test_multirun_runs_each_job_wherever_the_flag_stands(
     assert chronorun_here("train", *arguments).code == 0
     assert [config.seed for config, _, _ in training.runs] == [1, 2]
     assert {config.model.n_layers for config, _, _ in training.runs} == {2}
+
+
+def test_a_run_is_composed_once_to_be_checked_and_once_by_hydra(
+    chronorun_here: Run, training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compose, calls = ConfigLoaderImpl.load_configuration, []
+
+    def counted(self: ConfigLoaderImpl, **given: Any) -> Any:
+        calls.append(given["run_mode"])
+        return compose(self, **given)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    assert chronorun_here("train", "model=nano").code == 0
+    assert len(training.runs) == 1
+    assert calls == [RunMode.RUN, RunMode.RUN]
 
 
 def test_a_job_of_a_sweep_has_a_folder_named_after_what_differs(

@@ -13,6 +13,10 @@ from typing import Any
 
 from conftest import NANO, Chronorun
 
+from chronorun.analysis.inspect_filters import Filters
+from chronorun.analysis.inspect_output import headline_record
+from chronorun.analysis.inspect_run import scan_run
+from chronorun.analysis.reading import Run
 from chronorun.training.sampling import load_run_model
 
 BASE = (*NANO, "training.batch_size=16")
@@ -89,6 +93,10 @@ def check_books(run: Path, steps: int) -> None:
     assert summary["population"] == {str(i): len(ids) for i, ids in slots.items()}
     counted = Counter(d["action"] for d in actions(run) if d["integrated_step"] is not None)
     assert {a: n for a, n in summary["lifecycle"].items() if n} == dict(counted)
+    told = headline_record(scan_run(Run(run), Filters()))
+    assert told["counts"] == dict(counted)
+    late = Counter(d["action"] for d in actions(run) if d["integrated_step"] is None)
+    assert told["unfinished"] == dict(late)
     executed = [
         (v["seq"], v["action"])
         for e in records(run / "lifecycle_evaluations.jsonl")

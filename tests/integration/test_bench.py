@@ -266,7 +266,7 @@ def _wandb_run(path: Path) -> dict[str, Any]:
             found |= {"group": record.run.run_group, "job_type": record.run.job_type}
         elif kind == "history":
             found["history"] += 1
-            found["keys"] |= {i.key or "/".join(i.nested_key) for i in record.history.item}
+            found["keys"] |= {i.key or i.nested_key[0] for i in record.history.item}
     return found
 
 

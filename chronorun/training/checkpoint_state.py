@@ -77,6 +77,31 @@ def check_state(
             raise bad_file(file, f"names tensor {str(name)[:80]!r}, which is not there")
 
 
+def check_types(found: Any, fresh: Any, path: str) -> None:
+    """Check nested state against that of a run at its start, wherever that has a value.
+
+    Raises TypeError naming the first value of another kind. None says nothing of a kind; a float
+    that is not finite was saved as None, and a text may be optional.
+    """
+    if fresh is None or (found is None and isinstance(fresh, float | str)):
+        return
+    kind = next(kind for kind in _KINDS if isinstance(fresh, kind))
+    if not isinstance(found, kind) or isinstance(found, bool) != isinstance(fresh, bool):
+        raise TypeError(f"{path} is a {type(found).__name__}, expected a {type(fresh).__name__}")
+    if isinstance(fresh, Tensor):
+        if (found.dtype, found.ndim) != (fresh.dtype, fresh.ndim):
+            raise TypeError(f"{path} is of {found.dtype}, {found.ndim}-d, expected {fresh.dtype}")
+    elif isinstance(fresh, Mapping):
+        for key in fresh.keys() & found.keys():
+            check_types(found[key], fresh[key], f"{path}.{key}")
+    elif isinstance(fresh, list | tuple) and fresh:
+        for place, value in enumerate(found):
+            check_types(value, fresh[0], f"{path}[{place}]")
+
+
+_KINDS: tuple[Any, ...] = (Tensor, Mapping, list | tuple, str, int | float, object)
+
+
 def _tensor_names(state: Any) -> Iterator[Any]:
     waiting = [state]
     while waiting:

@@ -85,8 +85,7 @@ def check_types(found: Any, fresh: Any, path: str) -> None:
     """
     if fresh is None or (found is None and isinstance(fresh, float | str)):
         return
-    kind = next(kind for kind in _KINDS if isinstance(fresh, kind))
-    if not isinstance(found, kind) or isinstance(found, bool) != isinstance(fresh, bool):
+    if _kind(found) is not _kind(fresh):
         raise TypeError(f"{path} is a {type(found).__name__}, expected a {type(fresh).__name__}")
     if isinstance(fresh, Tensor):
         if (found.dtype, found.ndim) != (fresh.dtype, fresh.ndim):
@@ -94,12 +93,20 @@ def check_types(found: Any, fresh: Any, path: str) -> None:
     elif isinstance(fresh, Mapping):
         for key in fresh.keys() & found.keys():
             check_types(found[key], fresh[key], f"{path}.{key}")
-    elif isinstance(fresh, list | tuple) and fresh:
-        for place, value in enumerate(found):
-            check_types(value, fresh[0], f"{path}[{place}]")
+    elif isinstance(fresh, list | tuple):
+        # Of a list that is empty at the start only this is known: numbers stay among themselves.
+        like = fresh or (found if found and _kind(found[0]) is _NUMBER else [])
+        if len({_kind(value) for value in fresh}) <= 1:
+            for place, value in enumerate(found if like else ()):
+                check_types(value, like[0], f"{path}[{place}]")
 
 
-_KINDS: tuple[Any, ...] = (Tensor, Mapping, list | tuple, str, int | float, object)
+def _kind(value: Any) -> Any:
+    return next(kind for kind in _KINDS if isinstance(value, kind))
+
+
+_NUMBER = int | float
+_KINDS: tuple[Any, ...] = (Tensor, Mapping, list | tuple, str, bool, _NUMBER, object)
 
 
 def _tensor_names(state: Any) -> Iterator[Any]:

@@ -25,6 +25,7 @@ from chronorun.config.overrides import (
 from chronorun.config.paths import conf_dir, config_groups
 from chronorun.config.run import RunConfig
 from chronorun.config.suggest import next_step
+from chronorun.config.targets import refuse_targets
 from chronorun.errors import UserError
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def _compose(job: list[str], files: ConfigFiles) -> Composition:
     try:
         with _hydra_of(files):
             whole = compose(files.name, _with_search_path(job, files), return_hydra_config=True)
+        refuse_targets(whole.hydra)
         composed = copy.deepcopy(whole)
         with open_dict(composed):
             del composed["hydra"]

@@ -102,9 +102,11 @@ class JsonlWriter:
     def close(self) -> None:
         """Flush to the disk and close; further calls do nothing."""
         if self._fd >= 0:
-            os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def refuse_link(path: Path) -> None:

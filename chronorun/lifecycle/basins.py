@@ -8,6 +8,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -76,41 +77,38 @@ class BasinHistory:
         ]
         return BasinHistory(self.window_size, entries)
 
+    def thin_out(self) -> None:
+        """Forget what nobody asks of an expert that left: all histograms but the newest used.
+
+        Shares and weight figures stay: they are compared with new ones when it comes back.
+        """
+        known, nobody = self.latest_used, dict[str, float]()
+        for place, entry in enumerate(self.entries):
+            types, positions = entry.token_type_dist, entry.position_dist
+            # A copy: the histograms of a checkpoint are rows of one array of its whole layer.
+            self.entries[place] = replace(
+                entry,
+                token_type_dist=types.copy() if entry is known else _nothing(len(types)),
+                position_dist=positions.copy() if entry is known else _nothing(len(positions)),
+                co_activation=entry.co_activation if entry is known else nobody,
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """Return plain JSON data; arrays are packed, and read back exactly."""
-        plain = [
-            vars(e)
-            | {
-                "token_type_dist": _pack(e.token_type_dist),
-                "position_dist": _pack(e.position_dist),
-                "co_activation": dict(e.co_activation),
-            }
-            for e in self.entries
-        ]
+        plain = [_plain(entry) for entry in self.entries]
         return {"window_size": self.window_size, "entries": plain}
 
     @classmethod
     def from_state_dict(cls, plain: Mapping[str, Any]) -> BasinHistory:
         """Rebuild a history from ``state_dict``."""
-        entries = [
-            BasinEntry(
-                **dict(saved)
-                | {
-                    "token_type_dist": _unpack(saved["token_type_dist"]),
-                    "position_dist": _unpack(saved["position_dist"]),
-                    "co_activation": dict(saved["co_activation"]),
-                }
-            )
-            for saved in plain["entries"]
-        ]
-        return cls(plain["window_size"], entries)
+        return cls(plain["window_size"], [_entry(saved) for saved in plain["entries"]])
 
 
 def merge_entries(survivor: BasinEntry, absorbed: BasinEntry) -> BasinEntry:
     """Combine two experts' entries of one checkpoint.
 
     Shares add; distributions and co-activation are weighted by them; weight figures stay the
-    survivor's.
+    survivor's. A distribution that is not known any more (all 0) has no weight.
     """
     share = survivor.share + absorbed.share
     a = survivor.share / share if share > 0.0 else 0.5
@@ -123,10 +121,16 @@ def merge_entries(survivor: BasinEntry, absorbed: BasinEntry) -> BasinEntry:
         survivor,
         share=share,
         entropy_contribution=entropy_term(share),
-        token_type_dist=a * survivor.token_type_dist + (1.0 - a) * absorbed.token_type_dist,
-        position_dist=a * survivor.position_dist + (1.0 - a) * absorbed.position_dist,
+        token_type_dist=_mixture(a, survivor.token_type_dist, absorbed.token_type_dist),
+        position_dist=_mixture(a, survivor.position_dist, absorbed.position_dist),
         co_activation=together,
     )
+
+
+def _mixture(a: float, first: Dist, second: Dist) -> Dist:
+    if not (first.any() and second.any()):
+        return first if first.any() else second
+    return a * first + (1.0 - a) * second
 
 
 def entropy_term(share: float) -> float:
@@ -241,9 +245,55 @@ def _rounded(dists: Dist) -> list[list[float]]:
     return plain
 
 
+def _plain(e: BasinEntry) -> dict[str, Any] | list[Any]:
+    """Return an entry by name; one without histograms, of which there may be thousands, in short.
+
+    A short one lists numbers in the order of ``_SHORT``, and the bins of the two histograms.
+    """
+    if not (e.token_type_dist.any() or e.position_dist.any() or e.co_activation):
+        figures = [getattr(e, name) for name in _SHORT]
+        return [*figures, len(e.token_type_dist), len(e.position_dist)]
+    return vars(e) | {
+        "token_type_dist": _pack(e.token_type_dist),
+        "position_dist": _pack(e.position_dist),
+        "co_activation": dict(e.co_activation),
+    }
+
+
+def _entry(saved: Mapping[str, Any] | Sequence[Any]) -> BasinEntry:
+    if isinstance(saved, Mapping):
+        return BasinEntry(
+            **dict(saved)
+            | {
+                "token_type_dist": _unpack(saved["token_type_dist"]),
+                "position_dist": _unpack(saved["position_dist"]),
+                "co_activation": dict(saved["co_activation"]),
+            }
+        )
+    *figures, types, positions = saved
+    return BasinEntry(
+        **dict(zip(_SHORT, figures, strict=True)),
+        token_type_dist=_nothing(types),
+        position_dist=_nothing(positions),
+        co_activation={},
+    )
+
+
+_SHORT = ("step", "checkpoint", "share", "entropy_contribution", "weight_norm", "weight_delta")
+
+
 def _pack(array: Dist) -> str:
     return base64.b64encode(zlib.compress(array.astype("<f8").tobytes(), 1)).decode()
 
 
 def _unpack(text: str) -> Dist:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f8")
+    dist = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f8")
+    return dist if dist.any() else _nothing(len(dist))
+
+
+@cache
+def _nothing(bins: int) -> Dist:
+    """Return the distribution of an expert without tokens, one array for all of them."""
+    dist = np.zeros(bins)
+    dist.flags.writeable = False
+    return dist

@@ -278,9 +278,9 @@ class Population:
             redraw_rows=self._redraw(step, expert_id),
         )
         bundle = Bundle(decision.seq, action, layer_id, (), (expert_id,), one.saved)
-        done = self._perform(edit, decision, step, list(one.saved), bundle, before)
         if merged_into is not None:
             self._join_basins(merged_into, expert_id)
+        done = self._perform(edit, decision, step, list(one.saved), bundle, before)
         return replace(done, receipt=done.receipt | one.felt)
 
     def _join_basins(self, survivor_id: str, absorbed_id: str) -> None:
@@ -335,8 +335,8 @@ class Population:
             {c.expert_id: survivor, c.partner_id: absorbed},
         )
         concerned = [c.expert_id, c.partner_id]
-        done = self._perform(edit, decision, decision.step, concerned, bundle, before)
         self._join_basins(c.expert_id, c.partner_id)
+        done = self._perform(edit, decision, decision.step, concerned, bundle, before)
         self.registry.transition(
             c.expert_id, ExpertState.cooling, decision.step, f"absorbed {c.partner_id}"
         )

@@ -109,6 +109,7 @@ class Registry:
             "removed" if merged_into is None else f"merged into {merged_into}",
         )
         record.died_step, record.merged_into = step, merged_into
+        record.basin.thin_out()
         self.release(expert_id)
         slots = self._slots[record.layer_id]
         if expert_id not in slots:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from chronorun.core.files import TEMPORARY, fsync_dir, sha256_file
-from chronorun.errors import StorageError
+from chronorun.errors import StorageError, UserError
 from chronorun.training.checkpoint_manifest import (
     KINDS,
     MANIFEST,
@@ -144,6 +145,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise bad_file(path, f"cannot be read ({error})") from error
     check_state(path, manifest.step, state, tensors)
     return Checkpoint(manifest.step, path, tensors, state)
+
+
+@contextmanager
+def told_as_misfit(checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Let whatever fails while a run is built from a checkpoint be a StorageError that names it.
+
+    Hashes tell that a file is what was written, not that somebody wrote the state of this run: a
+    key may be missing anywhere in it, a value or tensor be of another type or shape.
+    """
+    try:
+        yield
+    except (StorageError, UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if checkpoint is None:
+            raise
+        what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        raise bad_file(checkpoint.path, f"does not fit this run ({what})") from error
 
 
 def step_of(path: Path) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chronorun.core.closing import first_problem
 from chronorun.core.files import fsync_dir, sha256_file
 from chronorun.core.jsonl import JsonlWriter, LogState, orphan_bytes, refuse_link
 from chronorun.lifecycle.logs import NAMES as LIFECYCLE_LOGS
@@ -123,9 +124,10 @@ class RunLogs:
         return {path.name: sha256_file(path) for path in paths if path.exists()}
 
     def close(self) -> None:
-        """Close every file."""
-        for log in self._logs.values():
-            log.close()
+        """Close every file; where that fails for some, raise the first one's error at the end."""
+        problem = first_problem(log.close for log in self._logs.values())
+        if problem is not None:
+            raise problem
 
 
 def _log(run_dir: Path, name: str, resume: Mapping[str, Any]) -> RunLog:

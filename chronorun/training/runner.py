@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from chronorun.config.run import RunConfig
 from chronorun.data import TokenizedCorpus, load_corpus
-from chronorun.errors import RunInterrupted, StorageError
+from chronorun.errors import StorageError
 from chronorun.model import GPT
 from chronorun.tracking.protocol import RunInfo, Tracker
 from chronorun.training.checkpoint import (
@@ -19,12 +19,14 @@ from chronorun.training.checkpoint import (
     load_checkpoint,
     newest_good_checkpoint,
     set_aside_newer,
+    told_as_misfit,
 )
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.logs import RunLogs
 from chronorun.training.optimizer import build_optimizer
 from chronorun.training.probe import Probe
-from chronorun.training.run_folder import finish_run_folder, open_run_folder
+from chronorun.training.run_end import RunEnd
+from chronorun.training.run_folder import open_run_folder
 from chronorun.training.scenarios import build_scenario
 from chronorun.training.signals import StopRequest
 from chronorun.training.stepping import choose_device
@@ -45,29 +47,16 @@ def run_training(
     _set_threads(config, checkpoint)
     open_run_folder(config, composed, run_dir, corpus, device)
     logs = RunLogs(run_dir, checkpoint.state["logs"] if checkpoint else None)
-    status = "failed"
-    trainer: Trainer | None = None
-    summary: dict[str, Any] = {"run_id": config.run_id, "status": status}
-    try:
-        trainer = _build(config, corpus, logs, trackers, run_dir, device, checkpoint)
+    extra = _baseline(corpus) | {"run_dir": str(run_dir)}
+    with RunEnd(config.run_id, run_dir, logs, trackers, extra) as end:
+        with told_as_misfit(checkpoint):
+            trainer = _build(config, corpus, logs, trackers, run_dir, device, checkpoint)
+        end.trainer = trainer
         trackers.start(_run_info(config, composed, run_dir, trainer, checkpoint))
         with StopRequest() as stop:
             trainer.run(stop)
         trainer.heartbeat.write_waiting()
-        status = "completed"
-    except RunInterrupted:
-        status = "interrupted"
-        raise
-    finally:
-        if trainer is not None:
-            trainer.heartbeat.finish(run_dir)
-            trainer.scenario.finish(run_dir)
-            summary = trainer.summary(status, _baseline(corpus) | {"run_dir": str(run_dir)})
-            trainer.show_decisions()
-        logs.close()
-        finish_run_folder(run_dir, summary, logs)
-        trackers.finish(summary)
-    return summary
+    return end.summary
 
 
 def _checkpoint_to_resume(config: RunConfig, run_dir: Path, trackers: Tracker) -> Checkpoint | None:

@@ -28,6 +28,7 @@ from chronorun.training.checkpoint import (
     save_checkpoint,
     set_rng_state,
 )
+from chronorun.training.checkpoint_state import check_types
 from chronorun.training.evaluate import evaluate
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.lifecycle_report import COLUMNS, decision_rows, describe, lifecycle_summary
@@ -259,6 +260,8 @@ class Trainer:
         The model's population must already be the checkpoint's; the logs were resumed before.
         """
         state = unpack(checkpoint.state, checkpoint.tensors["state"])
+        check_types(state["heartbeat"], self.heartbeat.state_dict(), "heartbeat")
+        check_types(state["scenario"], self.scenario.state_dict(), "scenario")
         self.model.load_state_dict(checkpoint.tensors["model"])
         load_optimizer_tensors(self.model, self.optimizer, checkpoint.tensors["optimizer"])
         self.step = state["step"]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from chronorun.errors import StorageError
 from chronorun.training.checkpoint import load_checkpoint
+from chronorun.training.checkpoint_state import check_types
 from reliability import nano
+from reliability.commands import Commands
 from reliability.test_fuzz_checkpoints import sign
 
 AWAY = object()
@@ -53,6 +58,41 @@ def test_the_state_of_a_run(folder: Path, key: str, value: Any, complaint: str) 
 def test_state_too_deep_to_parse(folder: Path) -> None:
     (folder / "state.json").write_bytes(b'{"heartbeat":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
     check_refused(folder, f"{folder} cannot be read (maximum recursion depth exceeded")
+
+
+@pytest.mark.parametrize(
+    ("found", "fresh", "misfit"),
+    [
+        ({"a": [1, 2.5]}, {"a": []}, None),
+        ({"a": [1, []]}, {"a": []}, "s.a[1] is a list, expected a int"),
+        ({"a": [[1, "x"]]}, {"a": [[0, "y"]]}, None),
+        ({"a": None, "b": None, "c": 3}, {"a": 0.5, "b": "", "c": None}, None),
+        ({"a": None}, {"a": 1}, "s.a is a NoneType, expected a int"),
+        ({"a": 1}, {"a": True}, "s.a is a int, expected a bool"),
+        ({"a": "x"}, {"a": {}}, "s.a is a str, expected a dict"),
+        ({"a": torch.ones(2)}, {"a": torch.zeros(2, 1)}, "s.a is of torch.float32, 1-d, expected"),
+    ],
+)
+def test_types_of_state(found: Any, fresh: Any, misfit: str | None) -> None:
+    with nullcontext() if misfit is None else pytest.raises(TypeError, match=re.escape(misfit)):
+        check_types(found, fresh, "s")
+
+
+def test_a_state_that_fits_no_run_is_a_storage_error(
+    run_command: Commands, place: Path, uninterrupted: Path
+) -> None:
+    run = nano.copy_until(uninterrupted, place / "outputs" / "x", 30)
+    file = nano.checkpoint(run, 30) / "state.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    del state["heartbeat"]["lifecycle"]["registry"]["slots"]
+    file.write_text(json.dumps(state))
+    sign(file.parent)
+    done = run_command(place, "train", "resume=outputs/x")
+    assert (done.code, done.err.splitlines()[-1]) == (
+        3,
+        "chronorun: error: checkpoint: outputs/x/checkpoints/step_00000030 does not fit this run "
+        "(KeyError: 'slots'); resume from another checkpoint",
+    )
 
 
 def check_refused(folder: Path, beginning: str) -> None:

@@ -140,6 +140,37 @@ def test_an_unknown_key_in_a_config_file_is_named(chronorun_here: Run, tmp_path:
     )
 
 
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("+hydra.callbacks.x={_target_: os.mkdir, path: called}", "hydra.callbacks.x._target_"),
+        (
+            "+hydra.callbacks.x='${oc.decode:\"{_target_: os.mkdir}\"}'",
+            "hydra.callbacks.x._target_",
+        ),
+        ("+hydra.callbacks.x.y=[{_target_: os.mkdir}]", "hydra.callbacks.x.y[0]._target_"),
+        ("hydra.launcher._target_=os.mkdir", "hydra.launcher._target_"),
+        ("+hydra.sweeper.x._target_=os.mkdir", "hydra.sweeper.x._target_"),
+        ("+hydra.job_logging.handlers.x.class=os.mkdir", "hydra.job_logging.handlers.x.class"),
+        ("hydra/callbacks=mine", "hydra.callbacks.x._target_"),
+    ],
+)
+def test_nothing_that_a_configuration_names_is_called(
+    chronorun_here: Run, training: Any, tmp_path: Path, override: str, named: str
+) -> None:
+    (tmp_path / "conf/hydra/callbacks").mkdir(parents=True)
+    file = tmp_path / "conf/hydra/callbacks/mine.yaml"
+    file.write_text("x: {_target_: os.mkdir, path: called}\n", encoding="utf-8")
+    done = chronorun_here("train", "-cd", "conf", override)
+    assert (done.code, done.err) == (
+        2,
+        f"chronorun: error: configuration: {named}=os.mkdir, expected nothing that is called: only "
+        f"installed launchers and sweepers are, as hydra/launcher=NAME; drop it\n",
+    )
+    assert training.runs == []
+    assert not [*tmp_path.rglob("called"), *tmp_path.rglob("outputs")]
+
+
 def test_experimental_rerun_trains_again_in_a_fresh_folder(
     chronorun_here: Run, training: Any
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -269,3 +270,34 @@ def test_a_merged_history_covers_the_checkpoints_of_both_within_the_window() -> 
     assert [e.share for e in merged.entries] == pytest.approx([0.1, 0.4, 0.6])
     assert [e.checkpoint for e in survivor.entries] == [4, 5]
     assert [e.checkpoint for e in absorbed.entries] == [2, 3, 5]
+
+
+def test_of_an_expert_that_left_only_the_newest_used_histograms_stay() -> None:
+    rows = np.array([[0.25, 0.75], [0.5, 0.5]])
+    used = replace(entry_of(2, 0.2, together={"a": 0.5}), token_type_dist=rows[0])
+    history = BasinHistory(3, [entry_of(1, 0.1), used, entry_of(3, 0.0, (0.0, 0.0))])
+    figures = [(e.checkpoint, e.share, e.weight_norm, e.weight_delta) for e in history.entries]
+    history.thin_out()
+    first, known, last = history.entries
+    assert history.latest_used is known
+    assert (known.token_type_dist.tolist(), known.co_activation) == ([0.25, 0.75], {"a": 0.5})
+    # Not a row that keeps the histograms of a whole layer in memory.
+    assert known.token_type_dist.base is None
+    assert first.token_type_dist is last.token_type_dist
+    assert (first.token_type_dist.tolist(), first.co_activation) == ([0.0, 0.0], {})
+    again = BasinHistory.from_state_dict(json.loads(json.dumps(history.state_dict())))
+    for found in (history, again):
+        assert figures == [
+            (e.checkpoint, e.share, e.weight_norm, e.weight_delta) for e in found.entries
+        ]
+    assert again.entries[0].token_type_dist is again.entries[2].token_type_dist
+    assert again.state_dict() == history.state_dict()
+
+
+def test_a_forgotten_histogram_has_no_weight_in_a_merge() -> None:
+    forgotten = replace(entry_of(1, 0.3), token_type_dist=np.zeros(2))
+    known = entry_of(1, 0.1, (0.25, 0.75))
+    for pair in ((forgotten, known), (known, forgotten)):
+        merged = merge_entries(*pair)
+        assert merged.share == pytest.approx(0.4)
+        assert merged.token_type_dist.tolist() == [0.25, 0.75]

@@ -6,7 +6,7 @@ import gc
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -553,3 +553,17 @@ def test_loading_keeps_the_resolver_and_revives_handles_held_elsewhere() -> None
     registry.load_state_dict(Registry([3]).state_dict())
     assert handle() == "L0_E1"
     assert registry["L0_E2"].weight_ref() == "L0_E2"
+
+
+def test_the_experts_that_left_do_not_keep_their_histograms() -> None:
+    registry = Registry([2], basin_window_size=50)
+    histograms = np.ones((50, 2, 256))
+    for checkpoint, layer in enumerate(histograms):
+        for slot, expert_id in enumerate(registry.slots(0)):
+            entry = replace(entry_of(checkpoint), token_type_dist=layer[slot])
+            registry[expert_id].basin.append(entry)
+    kill(registry, "L0_E1")
+    kept = [e.token_type_dist for e in registry["L0_E1"].basin.entries]
+    assert sum(bool(dist.any()) for dist in kept) == 1
+    assert all(dist.base is None for dist in kept)
+    assert all(e.token_type_dist.any() for e in registry["L0_E0"].basin.entries)

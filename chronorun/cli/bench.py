@@ -20,6 +20,7 @@ from chronorun.config.bench import FOLLOWERS, BenchConfig, BenchRunConfig
 from chronorun.config.compose import compose_checked
 from chronorun.config.overrides import parse_overrides, quoted, swept_values
 from chronorun.core.files import write_atomically
+from chronorun.core.launch import find_place
 from chronorun.errors import RunInterrupted, UserError
 
 if TYPE_CHECKING:
@@ -89,6 +90,11 @@ def bench_command(arguments: Sequence[str]) -> int:
     if "--version" in arguments:
         print(f"chronorun {__version__}")
         return 0
+    if (world := find_place().world) > 1:
+        raise UserError(
+            f"command line: started as {world} processes, expected one; start the bench without "
+            f"torchrun, it has launchers of its own (hydra/launcher=joblib)"
+        )
     call = hydra_bridge.parse(arguments)
     files = call.files("bench")
     if call.arguments.experimental_rerun is not None:

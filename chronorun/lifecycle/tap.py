@@ -110,7 +110,8 @@ class InputTap:
         )
 
     def _in_order(self, x_T: Tensor, sequences: int) -> Tensor:
-        parts = [part.unflatten(0, (sequences, -1)) for part in self.processes.gather(x_T)]
+        shape = (sequences, -1, *x_T.shape[1:])
+        parts = [part.view(shape) for part in self.processes.gather(x_T)]
         return torch.stack(parts, dim=1).flatten(0, 2)
 
     def end_step(self) -> None:

@@ -29,7 +29,7 @@ MARGIN = 1e-3
 THRESHOLDS = (
     "spawn_entropy_threshold", "spawn_overflow_threshold", "split_share_threshold",
     "split_share_ratio", "merge_similarity_threshold", "merge_overlap_threshold",
-    "harm_tolerance", "revive_overlap_threshold",
+    "harm_tolerance", "revive_overlap_threshold", "spawn_entropy_drop",
 )  # fmt: skip
 TOLD = re.compile(r"digest of (.+) is ([0-9a-f]{15}) \(rank 0\), ([0-9a-f]{15}) \(rank 1\)")
 

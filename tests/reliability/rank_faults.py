@@ -9,17 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reliability.hooks import poison
-
-__all__ = [
-    "other_count",
-    "other_input",
-    "other_weights",
-    "poison",
-    "signal_before",
-    "skipped_edit",
-]
-
 
 def _strike() -> None:
     mark = Path(os.environ["RANK_FILES"]) / "struck"

@@ -1,10 +1,8 @@
-"""Runs of two processes, with ``torchrun`` or without its agent's help."""
+"""Runs of two processes: started by ``torchrun``, or forked from the warm server on their own."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reliability.commands import TESTS
+from reliability.commands import Commands
 
-LIMIT_S = 600.0
+LIMIT_S = 900.0
 """Of the machine's patience, not of the product's: a busy one takes minutes to import torch."""
 Faults = Mapping[int, Sequence[tuple[str, dict[str, Any]]]]
 
@@ -31,106 +29,64 @@ class Ended:
 
 
 class Pair:
-    """Starts ``chronorun train`` as two processes and waits for both."""
+    """Runs ``chronorun train`` in two processes and waits for both."""
 
-    def __init__(self, cache: Path) -> None:
-        self.environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
-            "OMP_NUM_THREADS": "1",
-            "WANDB_MODE": "disabled",
-            "HF_HUB_OFFLINE": "1",
-            "CHRONORUN_CACHE": str(cache),
-        }
+    def __init__(self, commands: Commands) -> None:
+        self.commands = commands
 
     def __call__(
-        self, cwd: Path, *arguments: str, faults: Faults | None = None, agent: bool = True
+        self, cwd: Path, *arguments: str, faults: Faults | None = None, agent: bool = False
     ) -> list[Ended]:
-        """Run both, rank 0 first in what is returned; without the agent they are on their own."""
+        """Return how both ended, rank 0 first; ``agent``: under torchrun, which watches them."""
         cwd.mkdir(parents=True, exist_ok=True)
         files = cwd / f"ranks-{time.time_ns()}"
         files.mkdir()
-        environment = self.environment | {
-            "RANK_FILES": str(files),
-            "RANK_FAULTS": json.dumps(faults or {}),
-        }
-        command = ["-m", "reliability.rank_entry", *arguments]
-        if agent:
-            start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-            began = [self._start([*start, *command], cwd, environment, files / "agent")]
-        else:
-            port = _free_port()
-            began = [
-                self._start(command, cwd, environment | _launch(rank, port), files / f"{rank}.raw")
-                for rank in range(2)
-            ]
-        codes = self._wait(began)
-        ends = [_end(files, rank) for rank in range(2)]
-        struck = _number(files / "struck")
+        run = self._under_torchrun if agent else self._on_their_own
+        ends = run(cwd, files, arguments, faults or {})
+        struck = files / "struck"
+        since = float(struck.read_text(encoding="utf-8")) if struck.exists() else float("nan")
         return [
             Ended(
-                codes[rank] if end is None and not agent else -1 if end is None else end["code"],
-                _text(files / f"{rank}.err") + (_text(files / "agent") if end is None else ""),
-                end["at"] - struck if end is not None and struck is not None else float("nan"),
+                end["code"],
+                (files / f"{rank}.err").read_text(encoding="utf-8", errors="replace"),
+                end["at"] - since,
             )
             for rank, end in enumerate(ends)
         ]
 
-    def _start(
-        self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], told: Path
-    ) -> subprocess.Popen[bytes]:
-        with told.open("wb") as file:
-            return subprocess.Popen(
-                [sys.executable, *arguments],
+    def _on_their_own(
+        self, cwd: Path, files: Path, arguments: Sequence[str], faults: Faults
+    ) -> list[dict[str, Any]]:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+        environments = []
+        for rank in range(2):
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+            told = {name: str(value) for name, value in names.items()}
+            told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            environments.append(told | {"RANK_FILES": str(files)})
+        hooks = [list(faults.get(rank, ())) for rank in range(2)]
+        # One that is stopped never ends by itself: shorter than the product's own patience.
+        limit_s = 120.0 if faults else LIMIT_S
+        return self.commands.together(cwd, files, arguments, environments, hooks, limit_s)
+
+    def _under_torchrun(
+        self, cwd: Path, files: Path, arguments: Sequence[str], faults: Faults
+    ) -> list[dict[str, Any]]:
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        environment = self.commands.environment | {
+            "RANK_FILES": str(files),
+            "RANK_FAULTS": json.dumps({str(rank): list(each) for rank, each in faults.items()}),
+        }
+        with (files / "agent").open("wb") as told:
+            subprocess.run(
+                [sys.executable, *start, "-m", "reliability.rank_entry", *arguments],
                 cwd=cwd,
-                env=dict(environment),
-                stdout=file,
+                env=environment,
+                stdout=told,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                timeout=LIMIT_S,
+                check=False,
             )
-
-    def _wait(self, began: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-        deadline = time.monotonic() + LIMIT_S
-        try:
-            while any(one.poll() is None for one in began):
-                if all(one.poll() is not None or _is_stopped(one.pid) for one in began):
-                    break
-                assert time.monotonic() < deadline, "a process of the pair hangs"
-                time.sleep(0.05)
-        finally:
-            for one in began:
-                if one.poll() is None:
-                    # Those that torchrun started are in sessions of their own; it ends them.
-                    one.send_signal(signal.SIGKILL if _is_stopped(one.pid) else signal.SIGTERM)
-        return [one.wait(timeout=60) for one in began]
-
-
-def _launch(rank: int, port: int) -> dict[str, str]:
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    told = {name: str(value) for name, value in names.items()}
-    return told | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    except OSError:
-        return False
-
-
-def _end(files: Path, rank: int) -> dict[str, Any] | None:
-    path = files / f"{rank}.end"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-
-
-def _number(path: Path) -> float | None:
-    return float(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return [json.loads((files / f"{rank}.end").read_text()) for rank in range(2)]

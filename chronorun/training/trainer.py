@@ -218,6 +218,8 @@ class Trainer:
         signal_number = self.processes.largest(stop.signal_number or 0)
         if due or signal_number:
             self.save()
+            # One may have come meanwhile.
+            signal_number = self.processes.largest(stop.signal_number or 0)
         if signal_number and not done:
             raise RunInterrupted(
                 f"interrupted after step {self.step}: everything is saved; "

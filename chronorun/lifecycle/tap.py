@@ -197,18 +197,26 @@ class InputTap:
     def state_dict(self) -> dict[str, object]:
         """Return the sums of a partly filled window; the newest inputs come with the next step.
 
-        Of several processes it is the sum of all, and goes to the first when it is restored.
+        Of several processes it holds the sums of each, [world, 2, E]: float32 added up in another
+        order would not be bit-equal.
         """
-        sums = {str(i): self.processes.sum(self._sums[i]).clone() for i in sorted(self._sums)}
+        parts = {i: self.processes.gather(self._sums[i]) for i in sorted(self._sums)}
+        sums = {str(i): torch.stack(each).squeeze(0) for i, each in parts.items()}
         return {"steps": self.steps, "sums": sums}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restore what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned.
+
+        The first takes it all where another number of processes saved it.
+        """
         sums = state["sums"]
         assert isinstance(sums, dict)
         assert isinstance(state["steps"], int)
         self.steps = state["steps"]
-        self._sums = {int(i): value.clone() for i, value in sums.items()}
-        if not self.processes.is_first:
-            for value in self._sums.values():
-                value.zero_()
+        self._sums = {int(i): self._own(value) for i, value in sums.items()}
+
+    def _own(self, saved: Tensor) -> Tensor:
+        parts = saved.view(-1, *saved.shape[-2:])
+        if len(parts) == self.processes.world:
+            return parts[self.processes.rank].clone()
+        return parts.sum(0) * self.processes.is_first

@@ -67,9 +67,7 @@ class Pair:
             told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             environments.append(told | {"RANK_FILES": str(files)})
         hooks = [list(faults.get(rank, ())) for rank in range(2)]
-        # One that is stopped never ends by itself: shorter than the product's own patience.
-        limit_s = 120.0 if faults else LIMIT_S
-        return self.commands.together(cwd, files, arguments, environments, hooks, limit_s)
+        return self.commands.together(cwd, files, arguments, environments, hooks, LIMIT_S)
 
     def _under_torchrun(
         self, cwd: Path, files: Path, arguments: Sequence[str], faults: Faults

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 WARM = (
@@ -91,18 +92,24 @@ def wait(pid: int, limit_s: float, kill_after_s: float | None) -> dict[str, Any]
     return {"code": code, "hung": hung, "seconds": seconds, "peak_kib": usage.ru_maxrss}
 
 
+def is_stopped(pid: int) -> bool:
+    """Say whether a child got SIGSTOP."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    return text.rpartition(")")[2].split()[0] == "T"
+
+
 def wait_for_all(pids: list[int], limit_s: float) -> list[dict[str, Any]]:
-    """Wait for several children, and kill those that take longer than they may."""
+    """Wait for several children; kill those that are stopped or take longer than they may."""
     begun, ended = time.monotonic(), dict[int, dict[str, Any]]()
     while len(ended) < len(pids):
         for pid in pids:
             if pid not in ended and (found := os.wait4(pid, os.WNOHANG))[0]:
                 code = os.waitstatus_to_exitcode(found[1])
                 ended[pid] = {"code": code, "at": time.time()}
-        if time.monotonic() - begun > limit_s:
-            for pid in pids:
-                if pid not in ended:
-                    os.kill(pid, signal.SIGKILL)
+        left = [pid for pid in pids if pid not in ended]
+        if time.monotonic() - begun > limit_s or all(map(is_stopped, left)):
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
     return [ended[pid] for pid in pids]
 

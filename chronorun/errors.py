@@ -38,6 +38,12 @@ class RanksDisagreeError(ChronorunError):
     exit_code = 5
 
 
+class ProcessLostError(ChronorunError):
+    """Another process of the run ended or did not answer in time. Exit code 5."""
+
+    exit_code = 5
+
+
 class RunInterrupted(ChronorunError):
     """The run was asked to stop and saved itself first. Exit code 130 (Ctrl-C) or 143 (SIGTERM)."""
 

@@ -18,6 +18,7 @@ from chronorun.cli.terminal import warn
 from chronorun.config.bench import BenchRunConfig
 from chronorun.config.compose import compose_checked
 from chronorun.config.overrides import parse_overrides, quoted
+from chronorun.core.launch import find_place
 from chronorun.core.lock import exclusive
 from chronorun.errors import ChronorunError, RunInterrupted, UserError
 
@@ -38,6 +39,11 @@ def bench_command(arguments: Sequence[str]) -> int:
     if "--version" in arguments:
         print(f"chronorun {__version__}")
         return 0
+    if (world := find_place().world) > 1:
+        raise UserError(
+            f"command line: started as {world} processes, expected one; start the bench without "
+            f"torchrun, it has launchers of its own (hydra/launcher=joblib)"
+        )
     call = hydra_bridge.parse(arguments)
     files = call.files("bench")
     if call.arguments.experimental_rerun is not None:

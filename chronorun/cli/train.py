@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from chronorun import __version__
 from chronorun.cli.terminal import warn
 from chronorun.config.overrides import parse_overrides, quoted
-from chronorun.errors import RunInterrupted, UserError
+from chronorun.core.launch import Place, find_place
+from chronorun.errors import NonFiniteError, RanksDisagreeError, RunInterrupted, UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -19,10 +20,17 @@ if TYPE_CHECKING:
 
     from chronorun.cli.hydra_bridge import HydraCall
     from chronorun.config.compose import Composition
+    from chronorun.core.processes import Processes
+
+# Ends that all processes of a run come to, after the same step.
+AGREED_ENDS = (RunInterrupted, NonFiniteError, RanksDisagreeError)
 
 
 def train_command(arguments: Sequence[str]) -> None:
     """Train as the arguments say; every mistake is found before a folder is made."""
+    place = find_place()
+    if not place.is_first and _only_shows(arguments):
+        return
     if "--help" in arguments or "-h" in arguments:
         from chronorun.cli.help import train_help
 
@@ -31,15 +39,26 @@ def train_command(arguments: Sequence[str]) -> None:
     if "--version" in arguments:
         print(f"chronorun {__version__}")
         return
-    _run(arguments)
+    _run(arguments, place)
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _only_shows(arguments: Sequence[str]) -> bool:
+    """Say whether a command line asks for a page, which one process prints."""
+    from chronorun.cli import hydra_bridge
+
+    if {"--help", "-h", "--version"} & set(arguments):
+        return True
+    call = hydra_bridge.parse(arguments)
+    return bool(call.arguments.hydra_help or call.arguments.shell_completion or call.shows_only)
+
+
+def _run(arguments: Sequence[str], place: Place) -> None:
     from chronorun.cli import hydra_bridge
     from chronorun.config.compose import compose_checked
-    from chronorun.config.ignored import ignored_options
 
     call = hydra_bridge.parse(arguments)
+    if place.world > 1:
+        _refuse_sweep(call)
     if call.arguments.experimental_rerun is not None:
         hydra_bridge.rerun(call, rerun_job)
         return
@@ -56,6 +75,43 @@ def _run(arguments: Sequence[str]) -> None:
         hydra_bridge.run(call, train_job, files)
         return
     _check_edits(composition)
+    if place.world > 1:
+        _run_with_others(call, composition, resumed, place)
+        return
+    _run_here(call, composition, resumed, given)
+
+
+def _run_with_others(
+    call: HydraCall, composition: Composition, resumed: Path | None, place: Place
+) -> None:
+    """Train one run in several processes; the first makes the folder and tells the others."""
+    from chronorun.core.processes import connect
+    from chronorun.training.stepping import check_batch
+
+    check_batch(composition.config, place.world)
+    processes = connect(place)
+    if processes.is_first:
+        given = parse_overrides(call.overrides)
+        _run_here(call, composition, resumed, given, processes)
+    else:
+        _train(composition.composed, Path(), processes)
+
+
+def _run_here(
+    call: HydraCall,
+    composition: Composition,
+    resumed: Path | None,
+    given: Sequence[Override],
+    processes: Processes | None = None,
+) -> None:
+    from chronorun.cli import hydra_bridge
+    from chronorun.config.ignored import ignored_options
+
+    files = call.files("train")
+
+    def job(composed: DictConfig) -> float | None:
+        return train_job(composed, processes)
+
     for message in ignored_options(composition.config, {item.key_or_group for item in given}):
         warn(message)
     run_dir = _check_place(call, composition, resumed)
@@ -63,7 +119,9 @@ def _run(arguments: Sequence[str]) -> None:
         call.overrides.append(_name_folders_after_what_differs(given))
     made = not run_dir.exists()
     try:
-        hydra_bridge.run(call, train_job, files, composition)
+        # A sweep's launcher sends what it calls to other processes: a function of this module.
+        task = train_job if processes is None else job
+        hydra_bridge.run(call, task, files, composition)
     except UserError:
         if made and not call.multirun:
             _remove_unused(run_dir)
@@ -92,6 +150,14 @@ def _take_over_resumed(call: HydraCall) -> Path | None:
             "give the sweep's run_id=NAME and resume=auto"
         )
     return None
+
+
+def _refuse_sweep(call: HydraCall) -> None:
+    if call.multirun or call.arguments.experimental_rerun is not None:
+        raise UserError(
+            "command line: --multirun or --experimental-rerun given, expected one run while "
+            "several processes train it; drop the flag, or start the sweep without torchrun"
+        )
 
 
 def _check_edits(composition: Composition) -> None:
@@ -154,7 +220,7 @@ def _remove_unused(run_dir: Path) -> None:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def train_job(composed: DictConfig) -> float | None:
+def train_job(composed: DictConfig, processes: Processes | None = None) -> float | None:
     """Train one job of Hydra's; return its validation loss, for sweepers that minimise it."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -170,7 +236,7 @@ def train_job(composed: DictConfig) -> float | None:
         # Logs and trackers go on under the name they began with, wherever the folder is now.
         composed.run_id = saved_run_id(run_dir) or composed.run_id
     if not in_sweep():
-        return _train(composed, run_dir)
+        return _train(composed, run_dir, processes)
     try:
         check_same_mathematics(run_dir, composed)
         return _train(composed, run_dir)
@@ -190,18 +256,30 @@ def rerun_job(composed: DictConfig) -> float | None:
     return _train(composed, Path(str(composed.output_dir)) / composed.run_id)
 
 
-def _train(composed: DictConfig, run_dir: Path) -> float | None:
+def _train(composed: DictConfig, run_dir: Path, processes: Processes | None = None) -> float | None:
+    if processes is None:
+        return _train_as(composed, run_dir)
+    with processes.ending_together(*AGREED_ENDS):
+        # Each drew a run id of its own; that of the first counts.
+        composed.run_id = processes.from_first(composed.run_id)
+        run_dir = Path(processes.from_first(str(run_dir)))
+        return _train_as(composed, run_dir, processes)
+
+
+def _train_as(composed: DictConfig, run_dir: Path, *processes: Processes) -> float | None:
+    """Train, and write the report; of several ``processes`` (one argument) the first writes."""
     from chronorun.config.compose import to_run_config
-    from chronorun.tracking import build_trackers
+    from chronorun.tracking import TrackerGroup, build_trackers
     from chronorun.training import run_training
 
     config = to_run_config(composed)
+    writes = all(one.is_first for one in processes)
+    trackers = build_trackers(config, run_dir) if writes else TrackerGroup([])
     try:
-        summary: dict[str, Any] = run_training(
-            config, composed, run_dir, build_trackers(config, run_dir)
-        )
+        summary: dict[str, Any] = run_training(config, composed, run_dir, trackers, *processes)
     finally:
-        _write_report(run_dir)
+        if writes:
+            _write_report(run_dir)
     loss = summary.get("val_loss")
     return float(loss) if loss is not None else None
 

@@ -30,11 +30,12 @@ class Archive:
 
     The file's name carries the step, so that a run resumed from an earlier checkpoint finds the
     files that this checkpoint knows, whatever was archived later. The folder belongs to the run
-    and is not part of the state.
+    and is not part of the state. Without ``writes`` another process of the run writes the files.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, writes: bool = True) -> None:
         self.folder = folder
+        self.writes = writes
         self._memory: dict[str, Archived] = {}
         self._index: dict[str, dict[str, str]] = {}
 
@@ -52,14 +53,8 @@ class Archive:
         name = f"{expert_id}-step{step:08d}.safetensors"
         _check_name(name)
         data = save(_flat(archived))
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / name, data)
-        except OSError as error:
-            raise StorageError(
-                f"archive: {self.folder / name} could not be written ({error.strerror}); "
-                f"free some disk space, then resume"
-            ) from error
+        if self.writes:
+            _write(self.folder, name, data)
         self._index[expert_id] = {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
 
     def get(self, expert_id: str) -> Archived:
@@ -97,6 +92,17 @@ class Archive:
         """Restore what ``state_dict`` returned."""
         self._index = {name: dict(entry) for name, entry in state["index"].items()}
         self._memory = {name: _nested(flat) for name, flat in state["memory"].items()}
+
+
+def _write(folder: Path, name: str, data: bytes) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / name, data)
+    except OSError as error:
+        raise StorageError(
+            f"archive: {folder / name} could not be written ({error.strerror}); "
+            f"free some disk space, then resume"
+        ) from error
 
 
 def _check_name(name: str) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from chronorun.config.governance import ControlConfig
 from chronorun.config.lifecycle import LifecycleConfig
+from chronorun.core.processes import ALONE, Processes, digest_bytes
 from chronorun.errors import UserError
 from chronorun.lifecycle import aging
 from chronorun.lifecycle.actions import Action, Verdict
@@ -61,7 +62,9 @@ class LifecycleCoordinator:
     - ``probe(step)``: the model's loss on held-out tokens. Without it edits are neither measured
       nor judged, and nothing is rolled back;
     - ``archive_dir``: archived experts are kept there, in memory otherwise;
-    - ``decide``: decides in the policy's place (see ``edit_plan``).
+    - ``decide``: decides in the policy's place (see ``edit_plan``);
+    - ``processes``: those that train the model together. They compare what they read, decided and
+      made of it; RanksDisagreeError ends them all before a decision is logged.
     """
 
     def __init__(
@@ -81,11 +84,13 @@ class LifecycleCoordinator:
         warmup_steps: int | None = None,
         max_top_k: int = 1,
         decide: Decide = advance,
+        processes: Processes = ALONE,
     ) -> None:
         self.config = config if config is not None else LifecycleConfig()
         self.controller = controller
         self.recorder = recorder
         self.run_id = run_id
+        self.processes = processes
         self.logs = logs if logs is not None else LifecycleLogs.nowhere()
         self.warmup_steps = self.config.warmup(0) if warmup_steps is None else warmup_steps
         self.layers = list(model.moe_layers())
@@ -93,13 +98,17 @@ class LifecycleCoordinator:
         n_experts = [layer.num_experts for layer in self.layers]
         self.registry = Registry(n_experts, self.config.basin_window_size)
         types = None if recorder is None else recorder.token_types_T
-        self.tap = InputTap(n_experts, types)
+        self.tap = InputTap(n_experts, types, processes)
         guard = UpdateGuard(
-            dict(enumerate(self.layers)), self.registry.slot_of, self.config.rewarm_steps
+            dict(enumerate(self.layers)),
+            self.registry.slot_of,
+            self.config.rewarm_steps,
+            processes,
         )
         surgeon = Surgeon(self.layers, self.registry, guard, recorder=recorder, lenses=lenses)
+        archive = Archive(archive_dir, writes=processes.is_first)
         self.population = Population(
-            surgeon, self.tap, Archive(archive_dir), self.config, seed=seed, probe=probe
+            surgeon, self.tap, archive, self.config, seed=seed, probe=probe
         )
         control = controller.config if controller is not None else ControlConfig()
         self.reader = SignalReader(
@@ -149,7 +158,10 @@ class LifecycleCoordinator:
 
         Returns the decisions that are carried out with it.
         """
+        is_due = self.population.is_due(step)
         done = [*self.population.remove_faded(step), *self.population.integrate(step)]
+        if is_due:
+            self._agree_on_population(step)
         for decision in done:
             self._record(decision)
         self._write_transitions()
@@ -181,6 +193,7 @@ class LifecycleCoordinator:
             self._check_population(layer)
         self._checkpoint_steps = max(1, step - self.last_step)
         self.last_step, self._steps_taken = step, 0
+        self.tap.gather(0 if self.recorder is None else self.recorder.sequences)
         windows = {} if self.recorder is None else self.recorder.last_layers()
         control = {d.layer_id: d for d in decisions}
         for layer in snapshot.layers:
@@ -196,10 +209,15 @@ class LifecycleCoordinator:
         ]
         self.policy, outcome = self.decide(self.policy, signals, self.config, self.warmup_steps)
         self.cycles += outcome.is_cycle
+        self._agree_on_decisions(step, signals, outcome)
         done = [self._carry_out(v, step, windows) for v in outcome.executed()]
         for layer_id, expert_id in () if self.config.dry_run else outcome.treated:
             self.population.treat(layer_id, expert_id, step)
         self.population.keep_bundles({probation.seq for probation in self.policy.probations})
+        self._agree_on_population(step)
+        for decision in done:
+            if decision.integrated_step is not None or decision.dry_run:
+                self._record(decision)
         self.alerts = [
             f"SUSPECT: Layer {layer_id}: {expert_id} looks broken, for "
             f"{self.config.suspect_patience} checkpoints"
@@ -315,23 +333,35 @@ class LifecycleCoordinator:
             verdict, step, self.run_id, self.config, self.registry.slots(c.layer_id)
         )
         if self.config.dry_run:
-            self._record(decision)
             return decision
         ramp_steps = self.config.cooling_period * self._checkpoint_steps
-        if c.action in (Action.PRUNE, Action.MERGE, Action.ROLLBACK):
-            if c.action is Action.PRUNE:
-                decision = self.population.prune(c, decision, ramp_steps)
-            elif c.action is Action.MERGE:
-                decision = self.population.merge(c, decision, ramp_steps)
-            else:
-                decision = self.population.roll_back(c, decision)
-            if decision.integrated_step is not None:
-                self._record(decision)
-            return decision
+        if c.action is Action.PRUNE:
+            return self.population.prune(c, decision, ramp_steps)
+        if c.action is Action.MERGE:
+            return self.population.merge(c, decision, ramp_steps)
+        if c.action is Action.ROLLBACK:
+            return self.population.roll_back(c, decision)
         undecided = c.metrics.get("starved_by") == "undecided"
         starved_T = self.reader.starved(c.layer_id, windows.get(c.layer_id), undecided)
         self.population.stage(c, decision, ramp_steps, starved_T)
         return decision
+
+    def _agree_on_decisions(
+        self, step: int, signals: Sequence[LayerSignals], outcome: Outcome
+    ) -> None:
+        """Compare what every policy read, and what came of it, with the other processes."""
+        self.processes.agree(
+            f"policy inputs and decisions after step {step}",
+            lambda: digest_bytes(
+                msgspec.json.encode([signals, [v.to_dict() for v in outcome.verdicts]])
+            ),
+        )
+
+    def _agree_on_population(self, step: int) -> None:
+        """Compare who lives in which slot, with what weights and moments, and what is to come."""
+        self.processes.agree(
+            f"the expert population after step {step}", lambda: self.population.digest()
+        )
 
     def _record(self, decision: LifecycleDecision) -> None:
         self.logs.decisions.write(decision.to_dict())

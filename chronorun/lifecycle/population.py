@@ -12,7 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import torch
+from torch import Tensor
 
 from chronorun.config.lifecycle import (
     ChildMoments,
@@ -21,12 +23,13 @@ from chronorun.config.lifecycle import (
     RouterChange,
     SplitRelease,
 )
+from chronorun.core.processes import digest_bytes, digest_tensors
 from chronorun.lifecycle import births
 from chronorun.lifecycle.actions import Action, Candidate
 from chronorun.lifecycle.archive import Archive, Archived
 from chronorun.lifecycle.bundles import Bundle
 from chronorun.lifecycle.decisions import LifecycleDecision
-from chronorun.lifecycle.moments import child_moments, optimizer_bytes
+from chronorun.lifecycle.moments import child_moments, optimizer_bytes, slot_state
 from chronorun.lifecycle.offset_match import match_offset
 from chronorun.lifecycle.ramps import Ramp
 from chronorun.lifecycle.receipts import ProbeLoss, Reading, receipt, take_reading
@@ -174,6 +177,10 @@ class Population:
             return False
         cosine = torch.nn.functional.cosine_similarity(now, then.to(now), dim=0)
         return float(cosine) < DRIFTED_BELOW
+
+    def is_due(self, step: int) -> bool:
+        """Say whether anyone enters or leaves before the forward of a step."""
+        return bool(self.pending) or any(step >= one.due_step for one in self.leaving)
 
     def integrate(self, step: int) -> list[LifecycleDecision]:
         """Let the router see what waits; returns the finished decisions."""
@@ -470,6 +477,22 @@ class Population:
             experts_after=self.registry.slots(layer_id),
             receipt=felt,
         )
+
+    def digest(self) -> str:
+        """Return a digest of all experts: slots, weights, moments, and what waits to be done."""
+        plain: list[Any] = [
+            [(one.decision.seq, one.newborn.expert_id, one.ramp_start) for one in self.pending],
+            [(one.decision.seq, one.expert_id, one.due_step) for one in self.leaving],
+        ]
+        tensors: dict[str, Tensor] = {}
+        for layer_id, layer in enumerate(self.surgeon.layers):
+            plain.append(self.registry.slots(layer_id))
+            for name, tensor in layer.slot_tensors().items():
+                key = f"{layer_id}.{name}"
+                tensors[key] = tensor
+                for entry, value in slot_state(self.surgeon.optimizer, tensor).items():
+                    tensors[f"{key}.{entry}"] = value
+        return digest_bytes(msgspec.json.encode([plain, digest_tensors(tensors)]))
 
     def _bytes(self, layer_id: int) -> dict[str, int]:
         tensors = self.surgeon.layers[layer_id].slot_tensors().values()

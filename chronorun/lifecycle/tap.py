@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from chronorun.core.processes import ALONE, Processes
 from chronorun.model.shapes import Routing
 
 FEWEST_ASSIGNMENTS = 32
@@ -27,8 +28,14 @@ class InputTap:
     arXiv:1906.10771, eq. 8, with the sign kept).
     """
 
-    def __init__(self, n_experts: Sequence[int], types_T: Callable[[], Tensor] | None) -> None:
+    def __init__(
+        self,
+        n_experts: Sequence[int],
+        types_T: Callable[[], Tensor] | None,
+        processes: Processes = ALONE,
+    ) -> None:
         self._types_T = types_T
+        self.processes = processes
         self.n_experts = list(n_experts)
         self.routing: dict[int, Routing] = {}
         self.type_T: dict[int, Tensor] = {}
@@ -66,9 +73,46 @@ class InputTap:
             # Sums from a checkpoint are on the CPU.
             sums = self._sums[layer_id] = sums.to(gate.device)
             terms_N = (grad_KT * gate).flatten().float()
+            if self.processes.world > 1:
+                # Of the loss of all processes, which is the mean of theirs.
+                terms_N = terms_N / self.processes.world
             sums.index_add_(1, index_N, torch.stack([terms_N, terms_N.square()]))
 
         gate_KT.register_hook(add)  # type: ignore[no-untyped-call]
+
+    def gather(self, sequences: int) -> None:
+        """Let every process hold what all have seen, in the order of the global batch.
+
+        ``sequences`` is how many of them a process's newest forward had; rank r trains on rows
+        r::world of the batch. Call it at a checkpoint, before anything is read.
+        """
+        if self.processes.world == 1:
+            return
+        for layer_id in sorted(self.routing):
+            self.routing[layer_id] = self._joined(self.routing[layer_id], sequences)
+        for layer_id in sorted(self.type_T):
+            self.type_T[layer_id] = self._in_order(self.type_T[layer_id], sequences)
+        self._sums = {i: self.processes.sum(self._sums[i]) for i in sorted(self._sums)}
+
+    def _joined(self, routing: Routing, sequences: int) -> Routing:
+        def columns(x_KT: Tensor) -> Tensor:
+            return self._in_order(x_KT.t(), sequences).t().contiguous()
+
+        kept_KT = routing.kept_KT
+        return Routing(
+            self._in_order(routing.x_TD, sequences),
+            self._in_order(routing.logits_TE, sequences),
+            self._in_order(routing.probs_TE, sequences),
+            columns(routing.expert_index_KT),
+            columns(routing.gate_KT),
+            None if kept_KT is None else columns(kept_KT),
+            self.processes.sum(routing.tokens_per_expert_E),
+        )
+
+    def _in_order(self, x_T: Tensor, sequences: int) -> Tensor:
+        shape = (sequences, -1, *x_T.shape[1:])
+        parts = [part.view(shape) for part in self.processes.gather(x_T)]
+        return torch.stack(parts, dim=1).flatten(0, 2)
 
     def end_step(self) -> None:
         """Count a step."""
@@ -151,16 +195,28 @@ class InputTap:
         return torch.bincount(type_T[chosen_T], minlength=types).tolist()
 
     def state_dict(self) -> dict[str, object]:
-        """Return the sums of a partly filled window; the newest inputs come with the next step."""
-        return {
-            "steps": self.steps,
-            "sums": {str(i): sums.clone() for i, sums in self._sums.items()},
-        }
+        """Return the sums of a partly filled window; the newest inputs come with the next step.
+
+        Of several processes it holds the sums of each, [world, 2, E]: float32 added up in another
+        order would not be bit-equal.
+        """
+        parts = {i: self.processes.gather(self._sums[i]) for i in sorted(self._sums)}
+        sums = {str(i): torch.stack(each).squeeze(0) for i, each in parts.items()}
+        return {"steps": self.steps, "sums": sums}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restore what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned.
+
+        The first takes it all where another number of processes saved it.
+        """
         sums = state["sums"]
         assert isinstance(sums, dict)
         assert isinstance(state["steps"], int)
         self.steps = state["steps"]
-        self._sums = {int(i): value.clone() for i, value in sums.items()}
+        self._sums = {int(i): self._own(value) for i, value in sums.items()}
+
+    def _own(self, saved: Tensor) -> Tensor:
+        parts = saved.view(-1, *saved.shape[-2:])
+        if len(parts) == self.processes.world:
+            return parts[self.processes.rank].clone()
+        return parts.sum(0) * self.processes.is_first

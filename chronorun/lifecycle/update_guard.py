@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from chronorun.core.processes import ALONE, Processes
 from chronorun.lifecycle.moments import slot_state
 from chronorun.model.population import PopulationLayer
 
@@ -68,7 +69,9 @@ class UpdateGuard:
         layers: Mapping[int, PopulationLayer],
         slot_of: Callable[[str], int],
         rewarm_steps: int,
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.layers = layers
         self.slot_of = slot_of
         self.rewarm_steps = rewarm_steps
@@ -116,7 +119,7 @@ class UpdateGuard:
             self._dormant[layer_id] = list(dict.fromkeys(expert_ids))
 
     def count_tokens(self, layer_id: int, tokens_per_expert_E: Tensor) -> None:
-        """Add the assignments of one micro-batch; summed over all ranks, where there are several.
+        """Add the assignments of one micro-batch; those of other processes are added at the step.
 
         A layer of which nothing was counted until the step freezes nobody.
         """
@@ -152,6 +155,7 @@ class UpdateGuard:
         if not self._rewarms and not self._dormant:
             return
         groups = _groups(optimizer)
+        self._tokens = {i: self.processes.sum(self._tokens[i]) for i in sorted(self._tokens)}
         for expert_id, rewarm in self._rewarms.items():
             slot, tensors = self.slot_of(expert_id), self.layers[rewarm.layer_id].slot_tensors()
             for name in rewarm.updates:

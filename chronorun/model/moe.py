@@ -56,6 +56,8 @@ class MoELayer(nn.Module):
         self.spy: Spy | None = None
         self.twins: Twins | None = None
         self.lens: Callable[[Tensor], Tensor] | None = None
+        # Of several processes that train on parts of one batch: sums counts over all of them.
+        self.sum_counts: Callable[[Tensor], Tensor] | None = None
         self.routing_override: Callable[[Tensor], Tensor] | None = None
         self.output_hook: Callable[[Tensor, Tensor], Tensor] | None = None
 
@@ -125,6 +127,9 @@ class MoELayer(nn.Module):
         if self.spy is not None:
             self.spy(self.layer_id, routing.detach(), y_TD.detach())
         load_E = counts_E if self.twins is None else self.twins.per_group(counts_E)
+        if self.training and self.sum_counts is not None:
+            # With the batch's fractions in each part, the parts' mean is the batch's loss.
+            load_E = self.sum_counts(load_E)
         losses = RouterLosses(
             load_balancing_loss(routing.probs_TE, load_E, self.num_groups),
             router_z_loss(routing.logits_TE),

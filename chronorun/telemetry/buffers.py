@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chronorun.core.processes import ALONE, Processes
 from chronorun.errors import StorageError
 from chronorun.model.shapes import Routing
 from chronorun.telemetry.windows import LayerWindow
@@ -25,11 +26,22 @@ Floats = NDArray[np.float64]
 
 
 class LayerBuffers:
-    """Counts per step, histograms and float sums of one layer; S steps, E experts."""
+    """Counts per step, histograms and float sums of one layer; S steps, E experts.
+
+    Of several processes each holds what it saw itself, and the recorder sums it up; how much was
+    asked for is the same in all, and counted for all.
+    """
 
     def __init__(
-        self, num_experts: int, window_steps: int, types: int, positions: int, device: torch.device
+        self,
+        num_experts: int,
+        window_steps: int,
+        types: int,
+        positions: int,
+        device: torch.device,
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.num_experts, self.types, self.positions = num_experts, types, positions
         size = num_experts * (types + positions + num_experts)
         rows = (window_steps, num_experts)
@@ -45,7 +57,7 @@ class LayerBuffers:
         """Add one forward pass to a step's row."""
         index_KT, kept_KT = routing.expert_index_KT, routing.kept_KT
         self.counts_SE[row] += routing.tokens_per_expert_E
-        self.assignments[row] += index_KT.numel()
+        self.assignments[row] += index_KT.numel() * self.processes.world
         if kept_KT is not None:
             self.capped[row] = True
             lost_N = kept_KT.logical_not().flatten().long()
@@ -116,14 +128,20 @@ class LayerBuffers:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the layer's part of a partly filled window."""
-        tensors = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        """Return the layer's part of a partly filled window, of all processes."""
+        sums = {name: self.processes.sum(tensor) for name, tensor in self._tensors().items()}
+        tensors = {name: tensor.clone() for name, tensor in sums.items()}
         return tensors | {"assignments": list(self.assignments), "capped": list(self.capped)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it. Raises StorageError for a window or buckets of another size."""
+        """Restore it. Raises StorageError for a window or buckets of another size.
+
+        Of several processes the first holds what all had seen, however many they were.
+        """
         for name, tensor in self._tensors().items():
             restore(tensor, state[name], name)
+            if not self.processes.is_first:
+                tensor.zero_()
         self.assignments, self.capped = list(state["assignments"]), list(state["capped"])
 
     def _tensors(self) -> dict[str, Tensor]:

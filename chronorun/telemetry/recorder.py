@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from chronorun.config.observing import TelemetryConfig
+from chronorun.core.processes import ALONE, Processes
 from chronorun.model.shapes import Routing
 from chronorun.telemetry.buffers import LayerBuffers, restore
 from chronorun.telemetry.windows import LayerWindow, WindowStats
@@ -27,6 +28,8 @@ class RoutingRecorder:
     Call ``begin_step`` with the tokens of each forward pass, let the layers call ``observe``, close
     the step with ``end_step`` (several forwards before it add into one row), and ``flush`` at the
     evaluation checkpoint. ``top_k`` is what a layer is said to have where it was not observed.
+    Of several ``processes`` each observes its part of a step; a window is of all, and the same in
+    all.
     """
 
     def __init__(
@@ -37,8 +40,11 @@ class RoutingRecorder:
         device: torch.device | str,
         config: TelemetryConfig,
         vocab_size: int,
+        processes: Processes = ALONE,
     ) -> None:
         self.top_k = top_k
+        self.processes = processes
+        self.sequences = 0
         self.window_steps = window_steps
         self.device = torch.device(device)
         self.config = config
@@ -53,9 +59,9 @@ class RoutingRecorder:
 
         A step that has begun goes on: newborn experts come in between its tokens and its forward.
         """
-        c = self.config
+        c, steps = self.config, self.window_steps
         self._layers = [
-            LayerBuffers(n, self.window_steps, c.token_types, c.position_buckets, self.device)
+            LayerBuffers(n, steps, c.token_types, c.position_buckets, self.device, self.processes)
             for n in n_experts_per_layer
         ]
         self._losses = torch.zeros(self.window_steps, dtype=torch.float64, device=self.device)
@@ -65,6 +71,7 @@ class RoutingRecorder:
     def begin_step(self, tokens_BS: Tensor) -> None:
         """Note the tokens of the coming forward pass, [B, S]."""
         B, S = tokens_BS.shape
+        self.sequences = B
         types, buckets = self.config.token_types, self.config.position_buckets
         flat = tokens_BS.flatten()
         if self.vocab_size <= types:
@@ -73,7 +80,7 @@ class RoutingRecorder:
             self._type_T = (flat * _HASH % 2**32) * types // 2**32
         position = torch.arange(S, device=tokens_BS.device) * buckets // S
         self._position_T = position.repeat(B)
-        self._open_tokens += B * S
+        self._open_tokens += B * S * self.processes.world
 
     def observe(self, layer_id: int, routing: Routing) -> None:
         """Add one layer's routing of the current forward pass."""
@@ -90,9 +97,12 @@ class RoutingRecorder:
         """Copy the window to the host in one go, and start the next one."""
         steps, tokens = self._steps, self._tokens
         parts = [torch.cat(x.integers()) for x in self._layers]
-        # One copy of all integers and one of all floats.
-        ints = torch.cat(parts).cpu().numpy()
-        floats = torch.cat([self._losses, *[x.sums for x in self._layers]]).cpu().numpy()
+        # One sum over the processes and one copy of all integers, and one of all floats.
+        ints = self.processes.sum(torch.cat(parts)).cpu().numpy()
+        # Losses are of all processes already. Sums of float32 in float64 round so seldom that
+        # their order tells nothing.
+        sums = self.processes.sum(torch.cat([x.sums for x in self._layers]))
+        floats = torch.cat([self._losses, sums]).cpu().numpy()
         losses = [float(x) for x in floats[: len(steps)]]
         layers, i, f = [], 0, self.window_steps
         for layer_id, (x, part) in enumerate(zip(self._layers, parts, strict=True)):

@@ -23,7 +23,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from chronorun.core.files import TEMPORARY, fsync_dir, sha256_file
-from chronorun.errors import StorageError, UserError
+from chronorun.errors import ChronorunError, StorageError
 from chronorun.training.checkpoint_manifest import (
     KINDS,
     MANIFEST,
@@ -156,7 +156,7 @@ def told_as_misfit(checkpoint: Checkpoint | None) -> Iterator[None]:
     """
     try:
         yield
-    except (StorageError, UserError, OSError, MemoryError):
+    except (ChronorunError, OSError, MemoryError):
         raise
     except Exception as error:
         if checkpoint is None:

@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from chronorun.config.run import RunConfig
+from chronorun.core.processes import ALONE, Processes, digest_bytes
 from chronorun.errors import UserError
 from chronorun.governance import ChronoLens, ControlDecision, Controller, save_priors
 from chronorun.lifecycle import Action, LifecycleCoordinator, LifecycleDecision
@@ -52,6 +54,7 @@ class Heartbeat:
         vocab_size: int,
         optimizer: torch.optim.Optimizer | None = None,
         probe: Probe | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         if config.governance.enabled and not config.telemetry.enabled:
             raise UserError(
@@ -60,6 +63,7 @@ class Heartbeat:
             )
         self.config = config
         self.probe = probe
+        self.processes = processes
         self.layers = model.moe_layers()
         self.logs = logs
         self.alert_history = AlertHistory()
@@ -80,6 +84,7 @@ class Heartbeat:
             device,
             self.config.telemetry,
             vocab_size,
+            self.processes,
         )
         for layer in self.layers:
             layer.observer = recorder.observe
@@ -121,6 +126,7 @@ class Heartbeat:
             warmup_steps=config.lifecycle.warmup(config.optimizer.warmup_steps),
             max_top_k=config.model.top_k,
             decide=decider(config),
+            processes=self.processes,
         )
         for layer in self.layers:
             layer.observer = partial(_observe_both, self.recorder, self.lifecycle)
@@ -157,6 +163,7 @@ class Heartbeat:
         decisions: list[ControlDecision] = []
         if self.controller is not None:
             decisions = self.controller.update(snapshot, self.lenses)
+        self._agree_on_routing(snapshot, decisions)
         metrics = _routing_metrics(snapshot, window) | _control_metrics(decisions)
         alerts, actions = list(snapshot.alerts), []
         if self.lifecycle is not None:
@@ -165,6 +172,17 @@ class Heartbeat:
             counts = self.lifecycle.counts
             metrics |= {f"lifecycle/{a.lower()}": float(counts[a]) for a in Action}
         return Beat(metrics, alerts, snapshot, decisions, actions)
+
+    def _agree_on_routing(self, snapshot: SystemSnapshot, decisions: list[ControlDecision]) -> None:
+        """Compare a window's figures, and how the lenses answer them, with other processes."""
+
+        def digest() -> str:
+            plain = [snapshot.to_dict(), *(decision.to_dict() for decision in decisions)]
+            for record in plain:
+                record.pop("timestamp", None)
+            return digest_bytes(msgspec.json.encode(plain))
+
+        self.processes.agree(f"the routing counts and losses after step {snapshot.step}", digest)
 
     def write_waiting(self) -> None:
         """Log the structural decisions that a completed run leaves unfinished."""

@@ -62,6 +62,19 @@ class RunLog:
         return self._writer
 
 
+class UnwrittenLog(RunLog):
+    """A log that another process of the run writes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, None)
+
+    def create(self) -> None:
+        """Do nothing."""
+
+    def write(self, record: Any) -> None:
+        """Do nothing."""
+
+
 def _sync(path: Path) -> None:
     # Flushing a file through a second descriptor flushes all of it, whoever wrote it.
     fsync_dir(path)
@@ -86,12 +99,20 @@ class RunLogs:
     """All logs of one run; ``resume`` is what ``state`` returned at the checkpoint.
 
     Each log is cut back to what the checkpoint knew of it, and the rest kept as ``*.orphaned-N``.
-    Raises StorageError when a log's beginning is no longer what it was.
+    Raises StorageError when a log's beginning is no longer what it was. Without ``writes`` the
+    files are another process's, and left alone.
     """
 
-    def __init__(self, run_dir: Path, resume: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, resume: Mapping[str, Any] | None = None, *, writes: bool = True
+    ) -> None:
         self.run_dir = run_dir
-        self._logs = {name: _log(run_dir, name, resume or {}) for name in NAMES}
+        self._logs = {
+            name: _log(run_dir, name, resume or {})
+            if writes
+            else UnwrittenLog(run_dir / f"{name}.jsonl")
+            for name in NAMES
+        }
         for name in AT_ONCE:
             self._logs[name].create()
         self.metrics = self._logs["metrics"]

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from chronorun.core.closing import first_problem
+from chronorun.core.processes import ALONE, Processes
 from chronorun.errors import RunInterrupted
 from chronorun.tracking.protocol import Tracker
 from chronorun.training.logs import RunLogs
@@ -18,8 +19,9 @@ from chronorun.training.trainer import Trainer
 class RunEnd:
     """Around the training of one run: writes its ``summary`` and closes logs and trackers.
 
-    ``trainer`` is set once there is one; ``extra`` is what the summary says beside it. The error
-    that ended the run is the one that is raised: one that a full disk adds at the end says less.
+    ``trainer`` is set once there is one; ``extra`` is what the summary says beside it. Of several
+    processes the first one writes. The error that ended the run is the one that is raised: one that
+    a full disk adds at the end says less.
     """
 
     def __init__(
@@ -29,8 +31,10 @@ class RunEnd:
         logs: RunLogs,
         trackers: Tracker,
         extra: Mapping[str, Any],
+        processes: Processes = ALONE,
     ) -> None:
         self.run_dir, self.logs, self.trackers, self.extra = run_dir, logs, trackers, extra
+        self.writes = processes.is_first
         self.trainer: Trainer | None = None
         self.summary: dict[str, Any] = {"run_id": run_id, "status": "failed"}
 
@@ -58,12 +62,14 @@ class RunEnd:
         def summarise() -> None:
             self.summary = trainer.summary(status, self.extra)
 
+        if self.writes:
+            yield lambda: trainer.heartbeat.finish(self.run_dir)
+            yield lambda: trainer.scenario.finish(self.run_dir)
         yield summarise
-        yield lambda: trainer.heartbeat.finish(self.run_dir)
-        yield lambda: trainer.scenario.finish(self.run_dir)
         yield trainer.show_decisions
 
     def _closings(self) -> Iterable[Callable[[], object]]:
         yield self.logs.close
-        yield lambda: finish_run_folder(self.run_dir, self.summary, self.logs)
+        if self.writes:
+            yield lambda: finish_run_folder(self.run_dir, self.summary, self.logs)
         yield lambda: self.trackers.finish(self.summary)

@@ -26,6 +26,7 @@ def open_run_folder(
     run_dir: Path,
     corpus: TokenizedCorpus,
     device: torch.device,
+    processes: int = 1,
 ) -> None:
     """Make the folder with config, manifest and tokenizer, and let ``outputs/run`` point at it."""
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -34,7 +35,7 @@ def open_run_folder(
     # resolve=False: what an interpolation stands for (a secret, say) is not written down.
     text = OmegaConf.to_yaml(named, resolve=False).encode()
     write_atomically(run_dir / "config.yaml", text)
-    write_manifest(run_dir, _manifest(config, named, corpus, device))
+    write_manifest(run_dir, _manifest(config, named, corpus, device, processes))
     corpus.save_tokenizer(run_dir / "tokenizer")
     # A job of a sweep lies elsewhere than under its own id.
     if run_dir == Path(config.output_dir) / config.run_id:
@@ -66,7 +67,11 @@ def point_at_newest(run_dir: Path) -> None:
 
 
 def _manifest(
-    config: RunConfig, composed: DictConfig, corpus: TokenizedCorpus, device: torch.device
+    config: RunConfig,
+    composed: DictConfig,
+    corpus: TokenizedCorpus,
+    device: torch.device,
+    processes: int,
 ) -> dict[str, Any]:
     model, training = config.model, config.training
     details = {
@@ -89,6 +94,7 @@ def _manifest(
         "corpus_hash": corpus.corpus_hash,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "config": OmegaConf.to_container(composed, resolve=False, enum_to_str=True),
     }
     return create_run_manifest(config.run_id, "gpt-moe", details)

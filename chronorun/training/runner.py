@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from chronorun.config.run import RunConfig
+from chronorun.core.processes import ALONE, Processes
 from chronorun.data import TokenizedCorpus, load_corpus
 from chronorun.errors import StorageError
 from chronorun.model import GPT
@@ -34,29 +35,49 @@ from chronorun.training.trainer import Trainer
 
 
 def run_training(
-    config: RunConfig, composed: DictConfig, run_dir: Path, trackers: Tracker
+    config: RunConfig,
+    composed: DictConfig,
+    run_dir: Path,
+    trackers: Tracker,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Train as configured and return the summary (also in ``run_dir/summary.json``).
 
-    Raises UserError, StorageError, NonFiniteError or RunInterrupted; logs and trackers are closed
-    in every case.
+    Raises UserError, StorageError, NonFiniteError, RanksDisagreeError or RunInterrupted; logs and
+    trackers are closed in every case. Of several processes the first alone writes; ``run_dir`` is
+    a folder that all can read.
     """
-    device = choose_device(config.training.device)
-    corpus = load_corpus(config.data, config.tokenizer, min_tokens=config.model.context_length + 1)
-    checkpoint = _checkpoint_to_resume(config, run_dir, trackers)
-    _set_threads(config, checkpoint)
-    open_run_folder(config, composed, run_dir, corpus, device)
-    logs = RunLogs(run_dir, checkpoint.state["logs"] if checkpoint else None)
+    device = choose_device(config.training.device, processes)
+    with processes.first_goes_ahead():
+        shortest = config.model.context_length + 1
+        corpus = load_corpus(config.data, config.tokenizer, min_tokens=shortest)
+    checkpoint = _checkpoint_of_all(config, run_dir, trackers, processes)
+    _set_threads(config, checkpoint, processes)
+    if processes.is_first:
+        open_run_folder(config, composed, run_dir, corpus, device, processes.world)
+    saved = checkpoint.state["logs"] if checkpoint else None
+    logs = RunLogs(run_dir, saved, writes=processes.is_first)
     extra = _baseline(corpus) | {"run_dir": str(run_dir)}
-    with RunEnd(config.run_id, run_dir, logs, trackers, extra) as end:
+    with RunEnd(config.run_id, run_dir, logs, trackers, extra, processes) as end:
         with told_as_misfit(checkpoint):
-            trainer = _build(config, corpus, logs, trackers, run_dir, device, checkpoint)
+            trainer = _build(config, corpus, logs, trackers, run_dir, device, checkpoint, processes)
         end.trainer = trainer
         trackers.start(_run_info(config, composed, run_dir, trainer, checkpoint))
-        with StopRequest() as stop:
+        with StopRequest(deaf_afterwards=processes.world > 1) as stop:
             trainer.run(stop)
         trainer.heartbeat.write_waiting()
     return end.summary
+
+
+def _checkpoint_of_all(
+    config: RunConfig, run_dir: Path, trackers: Tracker, processes: Processes
+) -> Checkpoint | None:
+    """Return the checkpoint that the first process chooses to go on from, if any."""
+    checkpoint = None
+    if processes.is_first:
+        checkpoint = _checkpoint_to_resume(config, run_dir, trackers)
+    chosen = processes.from_first("" if checkpoint is None else str(checkpoint.path))
+    return load_checkpoint(Path(chosen)) if chosen and checkpoint is None else checkpoint
 
 
 def _checkpoint_to_resume(config: RunConfig, run_dir: Path, trackers: Tracker) -> Checkpoint | None:
@@ -83,10 +104,11 @@ def _checkpoint_to_resume(config: RunConfig, run_dir: Path, trackers: Tracker) -
     return checkpoint
 
 
-def _set_threads(config: RunConfig, checkpoint: Checkpoint | None) -> None:
+def _set_threads(config: RunConfig, checkpoint: Checkpoint | None, processes: Processes) -> None:
     # The number of threads changes the order of floating-point sums: a resumed run keeps its own.
     saved = checkpoint.state["threads"] if checkpoint else None
-    torch.set_num_threads(saved or config.training.threads or os.cpu_count() or 1)
+    fair = max(1, (os.cpu_count() or 1) // processes.place.local_world)
+    torch.set_num_threads(saved or config.training.threads or fair)
 
 
 def _build(
@@ -97,6 +119,7 @@ def _build(
     run_dir: Path,
     device: torch.device,
     checkpoint: Checkpoint | None,
+    processes: Processes,
 ) -> Trainer:
     torch.manual_seed(config.seed)
     population = None
@@ -112,14 +135,26 @@ def _build(
     ).to(device)
     optimizer = build_optimizer(model, config.optimizer)
     probe = Probe(config, model, corpus.split("probe"), device)
-    heartbeat = Heartbeat(config, model, logs, device, corpus.vocab_size, optimizer, probe)
+    heartbeat = Heartbeat(
+        config, model, logs, device, corpus.vocab_size, optimizer, probe, processes
+    )
     scenario = build_scenario(config, model, corpus, heartbeat, optimizer)
     probe.domain_weights = scenario.domain_weights
     if heartbeat.lifecycle is not None:
         # A scenario may use another top-k than the model starts with: the floor must hold for all.
         heartbeat.lifecycle.expect_top_k(max(layer.top_k for layer in model.moe_layers()))
     trainer = Trainer(
-        config, corpus, model, optimizer, heartbeat, scenario, logs, trackers, run_dir, device
+        config,
+        corpus,
+        model,
+        optimizer,
+        heartbeat,
+        scenario,
+        logs,
+        trackers,
+        run_dir,
+        device,
+        processes,
     )
     if checkpoint is not None:
         trainer.restore(checkpoint)

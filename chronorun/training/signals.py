@@ -12,10 +12,15 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Context manager that turns signals into ``signal_number`` (None: nobody asked to stop)."""
+    """Context manager that turns signals into ``signal_number`` (None: nobody asked to stop).
 
-    def __init__(self) -> None:
+    With ``deaf_afterwards`` SIGTERM is ignored once it is left: ``torchrun`` sends it to all
+    processes as soon as one has ended, and each is to finish what it has to write and to say.
+    """
+
+    def __init__(self, *, deaf_afterwards: bool = False) -> None:
         self.signal_number: int | None = None
+        self.deaf_afterwards = deaf_afterwards
         self._previous: dict[int, Any] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -38,4 +43,5 @@ class StopRequest:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            deaf = self.deaf_afterwards and number == signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if deaf else handler)

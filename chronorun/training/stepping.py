@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from chronorun.config.run import RunConfig
 from chronorun.config.training import Device, Precision
+from chronorun.core.processes import ALONE, Processes
 from chronorun.data import TokenSplit, train_batch
 from chronorun.errors import NonFiniteError, UserError
 from chronorun.model import GPT
+from chronorun.training.replica import Replica
 from chronorun.training.schedule import learning_rate
 
 MicroBatchHook = Callable[[Tensor], None]
@@ -21,7 +24,10 @@ MicroBatchHook = Callable[[Tensor], None]
 
 @dataclass(frozen=True)
 class StepResult:
-    """Figures of one step, still on the device: mean loss, auxiliary losses, gradient norm."""
+    """Figures of one step, still on the device: mean loss, auxiliary losses, gradient norm.
+
+    They are of the global batch, and the same in all processes.
+    """
 
     loss: Tensor
     load_balancing_loss: Tensor
@@ -30,8 +36,11 @@ class StepResult:
     lr: float
 
 
-def choose_device(device: Device) -> torch.device:
-    """Return the device to compute on; ``auto`` takes a GPU when there is one."""
+def choose_device(device: Device, processes: Processes = ALONE) -> torch.device:
+    """Return the device to compute on; ``auto`` takes a GPU when there is one.
+
+    Of several processes on a machine each takes a GPU of its own. Raises UserError without one.
+    """
     if device is Device.cuda and not torch.cuda.is_available():
         raise UserError(
             "device: training.device=cuda, expected a CUDA GPU, found none; "
@@ -39,7 +48,26 @@ def choose_device(device: Device) -> torch.device:
         )
     if device is Device.cpu or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda")
+    if processes.world == 1:
+        return torch.device("cuda")
+    local = processes.place.local_rank
+    if local >= torch.cuda.device_count():
+        raise UserError(
+            f"device: {torch.cuda.device_count()} GPUs, expected one for each process of this "
+            f"machine (LOCAL_RANK={local}); start fewer, or use training.device=cpu"
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def check_batch(config: RunConfig, world: int) -> None:
+    """Refuse a batch that cannot be cut into equal parts. Raises UserError."""
+    training = config.training
+    if training.batch_size % (world * training.grad_accum_steps):
+        raise UserError(
+            f"processes: training.batch_size={training.batch_size}, expected a multiple of {world} "
+            f"processes x training.grad_accum_steps={training.grad_accum_steps}; change one of them"
+        )
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
@@ -49,7 +77,10 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 
 class Stepper:
-    """Takes training steps; the batch and the learning rate are pure functions of the step."""
+    """Takes training steps; the batch and the learning rate are pure functions of the step.
+
+    Of several processes each takes its rows of the batch, and the same update.
+    """
 
     def __init__(
         self,
@@ -58,12 +89,15 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         split: TokenSplit,
         device: torch.device,
+        processes: Processes = ALONE,
     ) -> None:
         self.config = config
         self.model = model
         self.optimizer = optimizer
         self.split = split
         self.device = device
+        self.processes = processes
+        self.replica = Replica(model, processes)
         # On a GPU the update itself is skipped on the device (fused AdamW reads found_inf), and the
         # host looks at the flag only where it logs anyway: no sync inside a step.
         self.non_finite = torch.zeros((), device=device)
@@ -86,7 +120,10 @@ class Stepper:
             batch_size=training.batch_size,
             context_length=self.config.model.context_length,
             domain_weights=domain_weights,
+            rank=self.processes.rank,
+            world=self.processes.world,
         )
+        self._draw_apart(step)
         tokens = torch.from_numpy(batch).to(self.device, non_blocking=True)
         sums = self._accumulate(tokens, before_forward)
         norm = self._clip()
@@ -100,21 +137,35 @@ class Stepper:
     def _accumulate(self, tokens: Tensor, before_forward: MicroBatchHook) -> Tensor:
         router, parts = self.config.router, self.config.training.grad_accum_steps
         sums = torch.zeros(3, device=self.device)
-        for micro in tokens.chunk(parts):
+        model = self.replica.forward_as()
+        for part, micro in enumerate(tokens.chunk(parts), start=1):
             inputs, targets = micro[:, :-1], micro[:, 1:]
             before_forward(inputs)
-            with autocast(self.device, self.config.training.precision):
-                out = self.model(inputs, targets)
-            assert out.loss is not None
-            total = (
-                out.loss
-                + router.load_balancing_coef * out.load_balancing_loss
-                + router.z_loss_coef * out.router_z_loss
-            )
-            (total / parts).backward()
+            with self.replica.keep_apart(part < parts):
+                with autocast(self.device, self.config.training.precision):
+                    out = model(inputs, targets)
+                assert out.loss is not None
+                total = (
+                    out.loss
+                    + router.load_balancing_coef * out.load_balancing_loss
+                    + router.z_loss_coef * out.router_z_loss
+                )
+                (total / parts).backward()
             terms = torch.stack([out.loss, out.load_balancing_loss, out.router_z_loss])
             sums += terms.detach() / parts
-        return sums
+        # A NaN of one process is one of all: they stop together.
+        return self.processes.mean(sums)
+
+    def _draw_apart(self, step: int) -> None:
+        """Give dropout and router noise other numbers in each process.
+
+        The first goes on with the run's own random stream, which checkpoints hold; those of the
+        others are functions of (seed, step, rank): a run resumes on any number of processes.
+        """
+        rank = self.processes.rank
+        if rank > 0:
+            digest = hashlib.sha256(f"{self.config.seed}|{step}|{rank}".encode()).digest()
+            torch.manual_seed(int.from_bytes(digest[:7], "big"))
 
     def _clip(self) -> Tensor:
         limit = self.config.optimizer.grad_clip

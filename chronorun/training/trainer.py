@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from chronorun.config.run import RunConfig
+from chronorun.core.processes import ALONE, Processes, digest_bytes, digest_tensors
 from chronorun.data import TokenizedCorpus, fixed_batches
 from chronorun.errors import RunInterrupted
 from chronorun.model import GPT
@@ -54,6 +56,7 @@ class Trainer:
         tracker: Tracker,
         run_dir: Path,
         device: torch.device,
+        processes: Processes = ALONE,
     ) -> None:
         self.config = config
         self.corpus = corpus
@@ -65,7 +68,8 @@ class Trainer:
         self.tracker = tracker
         self.run_dir = run_dir
         self.device = device
-        self.stepper = Stepper(config, model, optimizer, corpus.split("train"), device)
+        self.processes = processes
+        self.stepper = Stepper(config, model, optimizer, corpus.split("train"), device, processes)
         self.step = 0
         self.best: dict[str, float] | None = None
         self.last: dict[str, float] = {}
@@ -90,6 +94,9 @@ class Trainer:
     def run(self, stop: StopRequest) -> None:
         """Train to the last step; on a stop request save first, then raise RunInterrupted."""
         training = self.config.training
+        # The first process may have had trackers to start.
+        self.processes.wait()
+        self._agree("configuration, corpus and initial weights")
         mark, steps_since = time.perf_counter(), 0
         while self.step < training.max_steps:
             result = self._train_step()
@@ -208,20 +215,34 @@ class Trainer:
         interval = training.checkpoint_interval
         done = self.step == training.max_steps
         due = done or (interval > 0 and self.step % interval == 0)
-        if due or stop.signal_number is not None:
+        # Whichever process was asked to stop: all do, after the same step.
+        signal_number = self.processes.largest(stop.signal_number or 0)
+        if due or signal_number:
             self.save()
-        if stop.signal_number is not None and not done:
+            # One may have come meanwhile.
+            signal_number = self.processes.largest(stop.signal_number or 0)
+        if signal_number and not done:
             raise RunInterrupted(
                 f"interrupted after step {self.step}: everything is saved; "
                 f"continue with: chronorun train resume={self.run_dir}",
-                stop.signal_number,
+                signal_number,
             )
 
     def save(self) -> None:
-        """Write a checkpoint of this step and drop those no longer kept."""
+        """Write a checkpoint of this step and drop those no longer kept.
+
+        Of several processes all hand in what they have seen of an unfinished window, and the first
+        writes it.
+        """
         if self.device.type == "cuda":
             self.stepper.check_finite(self.step)
+        self._agree(f"weights and optimizer state after step {self.step}")
         plain, tensors = pack(self._state())
+        if self.processes.is_first:
+            self._write(plain, tensors)
+        self.processes.wait()
+
+    def _write(self, plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         save_checkpoint(
             self.run_dir,
             self.step,
@@ -234,6 +255,19 @@ class Trainer:
         )
         best = int(self.best["step"]) if self.best and self.config.training.keep_best else None
         prune_checkpoints(self.run_dir, self.config.training.keep_last, best)
+
+    def _agree(self, what: str) -> None:
+        """Compare what makes the next step with the other processes."""
+
+        def digest() -> str:
+            c = self.config
+            parts = (c.seed, c.model, c.router, c.optimizer, c.training, c.telemetry, c.governance)
+            plain = [self.step, self.corpus.corpus_hash, *parts, c.lifecycle, c.edits, c.scenario]
+            weights = dict(self.model.state_dict())
+            moments = optimizer_tensors(self.model, self.optimizer)
+            return digest_bytes(msgspec.json.encode([plain, digest_tensors(weights | moments)]))
+
+        self.processes.agree(what, digest)
 
     def _state(self) -> dict[str, Any]:
         return {

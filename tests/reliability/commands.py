@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Commands:
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
-        environment = os.environ | {
+        self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
             "OMP_NUM_THREADS": "1",
             "WANDB_MODE": "disabled",
@@ -46,7 +47,7 @@ class Commands:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=self.environment,
         )
         self._reply()
 
@@ -85,6 +86,33 @@ class Commands:
         reply = self._reply()
         texts = (path.read_text(encoding="utf-8", errors="replace") for path in (out, err))
         return Done(**reply, **dict(zip(("out", "err"), texts, strict=True)))
+
+    def together(
+        self,
+        cwd: Path,
+        files: Path,
+        arguments: Sequence[str],
+        environments: Sequence[dict[str, str]],
+        hooks: Sequence[Sequence[tuple[str, dict[str, Any]]]],
+        limit_s: float,
+    ) -> list[dict[str, Any]]:
+        """Run one command in several processes; returns how each ended, by code and time."""
+        requests = [
+            {
+                "arguments": arguments,
+                "cwd": str(cwd),
+                "env": environment,
+                "hooks": faults,
+                "batch": None,
+                "out": str(files / f"{rank}.out"),
+                "err": str(files / f"{rank}.err"),
+                "limit_s": limit_s,
+            }
+            for rank, (environment, faults) in enumerate(zip(environments, hooks, strict=True))
+        ]
+        assert self._server.stdin is not None
+        print(json.dumps(requests), file=self._server.stdin, flush=True)
+        return list(self._reply()["ends"])
 
     def close(self) -> None:
         assert self._server.stdin is not None

@@ -11,6 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from reliability.rank_faults import (
+    other_count,
+    other_input,
+    other_weights,
+    signal_before,
+    skipped_edit,
+)
 from reliability.wandb_hooks import fake_wandb, no_wandb
 
 __all__ = [
@@ -18,8 +25,13 @@ __all__ = [
     "fail_disk",
     "fake_wandb",
     "no_wandb",
+    "other_count",
+    "other_input",
+    "other_weights",
     "poison",
     "signal_at",
+    "signal_before",
+    "skipped_edit",
     "watch_resources",
 ]
 

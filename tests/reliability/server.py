@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 WARM = (
@@ -22,6 +23,9 @@ WARM = (
     "chronorun.training.runner",
     "chronorun.tracking.group",
     "chronorun.analysis.report",
+    "torch.nn.parallel",
+    "torch.distributed.rendezvous",
+    "chronorun.training.replica",
     "reliability.hooks",
 )
 
@@ -88,6 +92,39 @@ def wait(pid: int, limit_s: float, kill_after_s: float | None) -> dict[str, Any]
     return {"code": code, "hung": hung, "seconds": seconds, "peak_kib": usage.ru_maxrss}
 
 
+def is_stopped(pid: int) -> bool:
+    """Say whether a child got SIGSTOP."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    return text.rpartition(")")[2].split()[0] == "T"
+
+
+def wait_for_all(pids: list[int], limit_s: float) -> list[dict[str, Any]]:
+    """Wait for several children; kill those that are stopped or take longer than they may."""
+    begun, ended = time.monotonic(), dict[int, dict[str, Any]]()
+    while len(ended) < len(pids):
+        for pid in pids:
+            if pid not in ended and (found := os.wait4(pid, os.WNOHANG))[0]:
+                code = os.waitstatus_to_exitcode(found[1])
+                ended[pid] = {"code": code, "at": time.time()}
+        left = [pid for pid in pids if pid not in ended]
+        if time.monotonic() - begun > limit_s or all(map(is_stopped, left)):
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    return [ended[pid] for pid in pids]
+
+
+def run_together(requests: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fork a child for each request, all at once; each is a process of one run."""
+    pids = []
+    for request in requests:
+        pid = os.fork()
+        if pid == 0:
+            run_child(request)
+        pids.append(pid)
+    return {"ends": wait_for_all(pids, requests[0]["limit_s"])}
+
+
 def warm_up() -> None:
     """Import what a run needs, the modules that the first optimizer brings included."""
     for name in WARM:
@@ -103,6 +140,9 @@ def main() -> None:
     print("{}", file=replies)
     for line in sys.stdin:
         request = json.loads(line)
+        if isinstance(request, list):
+            print(json.dumps(run_together(request)), file=replies)
+            continue
         pid = os.fork()
         if pid == 0:
             run_child(request)

@@ -115,7 +115,9 @@ def _word(evidence: Evidence, help_p_holm: float, m: int, rules: VerdictRules) -
         return "HARMS", _harm(static, rules)
     obstacle = _obstacle(evidence, help_p_holm, m, rules)
     if static.tost_p_holm <= rules.alpha and not evidence.lost():
-        shown = f"Holm TOST p {told_p(static.tost_p_holm)}" if static.has_variance else "no variance"
+        shown = (
+            f"Holm TOST p {told_p(static.tost_p_holm)}" if static.has_variance else "no variance"
+        )
         equal = f"within {_percent(rules.margin)} of static ({shown})"
         return "NO HARM", f"{equal}; {obstacle}"
     return "INCONCLUSIVE", obstacle

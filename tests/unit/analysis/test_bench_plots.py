@@ -49,15 +49,20 @@ def test_losses_and_the_mean_population_are_read_by_step(tmp_path: Path) -> None
     assert curves == {KEY: {0: Curve({20: 2.5, 40: 2.25}, {20: 6.5})}}
 
 
-def test_what_is_no_number_is_passed_over(tmp_path: Path) -> None:
-    write(
-        tmp_path / "job",
+@pytest.mark.parametrize(
+    "bad",
+    [
         {"step": "x", "val/loss": 1.0},
-        {"step": 1, "val/loss": "low", "moe/L0/num_experts": None},
+        {"step": 1, "val/loss": None},
+        {"step": 1, "val/loss": 1.0, "moe/L0/num_experts": "8"},
         {"val/loss": 1.0},
-        {"step": 2, "val/loss": 1.5},
-    )
-    assert read_curves([JOB], tmp_path) == {KEY: {0: Curve({2: 1.5})}}
+    ],
+)
+def test_a_checkpoint_that_holds_no_numbers_costs_the_curve(tmp_path: Path, bad: Any) -> None:
+    write(tmp_path / "job", bad, {"step": 2, "val/loss": 1.5})
+    curves = read_curves([JOB], tmp_path)
+    assert curves == {}
+    assert without_curve([JOB], curves) == 1
 
 
 @pytest.mark.parametrize("content", [None, "", "no JSON\n{}\n", "[]\n{}\n", "\x00\xff"])

@@ -174,6 +174,7 @@ def test_arms_keep_their_looks_and_have_different_ones() -> None:
 
 
 DIFFERENCES = {0: -0.03, 1: -0.01}
+RULES = VerdictRules()
 COMPARISON = Comparison(
     "static", 2, DIFFERENCES, -0.02, -0.01, -0.03, -0.01, 0.5, 0.5, 1.0, 1.0, 0.01
 )
@@ -226,5 +227,15 @@ def test_the_overview_shows_every_cell_in_percent() -> None:
     verdicts = [VERDICT, replace(VERDICT, scenario="too_many", variant="lens=on")]
     html = overview_figure(verdicts, VerdictRules(margin=0.02))
     assert html.count('class="mean"') == 2
-    assert "too_many, lens=on −1.00 (−1.50 to −0.50)%" in html
+    assert "too_many, lens=on −1.00% (−1.50 to −0.50)" in html
     assert "within the margin of ±2%" in html
+
+
+def test_the_overview_draws_cells_without_a_comparison_as_such() -> None:
+    empty = replace(COMPARISON, n=0, differences={}, mean=math.nan)
+    lost = replace(VERDICT, scenario="too_many", comparisons=[empty])
+    html = overview_figure([VERDICT, lost, replace(lost, scenario="x", comparisons=[])], RULES)
+    assert html.count('class="mean"') == 1
+    assert html.count(">no result</text>") == 2
+    assert ">too_many</text>" in html
+    assert "too_many no result; x no result" in html

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from chronorun.analysis.reading import read_records
+from chronorun.analysis.report_fields import number
+from chronorun.errors import StorageError
 
 
 @dataclass
@@ -52,16 +55,31 @@ _LAYER = re.compile(r"moe/L(\d+)/(\w+)")
 
 
 def read_course(path: Path) -> Course:
-    """Read it from ``metrics.jsonl``; empty where there is none."""
+    """Read it from ``metrics.jsonl``; empty where there is none.
+
+    Raises StorageError for a line that is damaged, and for a checkpoint with anything but finite
+    numbers: a course with gaps would pass for another one.
+    """
     course = Course()
-    for _, record in read_records(path) if path.is_file() else ():
+    for line, record in read_records(path) if path.is_file() else ():
         if "val/loss" not in record:
             continue
+        where = f"{path}, line {line}"
         layers: dict[int, dict[str, float]] = {}
-        for key, value in record.items():
+        for key in record:
             if found := _LAYER.fullmatch(key):
-                layers.setdefault(int(found[1]), {})[found[2]] = float(value)
-        course.steps.append(int(record["step"]))
-        course.losses.append(float(record["val/loss"]))
+                layers.setdefault(int(found[1]), {})[found[2]] = _number(record, key, where)
+        course.steps.append(int(_number(record, "step", where)))
+        course.losses.append(_number(record, "val/loss", where))
         course.by_layer.append(layers)
     return course
+
+
+def _number(record: Mapping[str, Any], key: str, where: str) -> float:
+    found = number(record, key)
+    if found is None:
+        raise StorageError(
+            f"bench: {where}: {key}={record.get(key)!r}, expected a finite number; run the job "
+            f"again"
+        )
+    return found

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from chronorun.analysis.bench_course import Course
 from chronorun.analysis.reading import read_records
+from chronorun.config.scenario import ScenarioKind
 
-START, END = ("start", "planted"), "end"
+START, PLANTED, END = "start", "planted", "end"
+LASTING = ScenarioKind.domain_shift.value
+"""The scenario whose change the run is meant to live with; all others that start are to end."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """The first stress of a run: the step it begins at, and ends at if it ends."""
+    """The first event of a run: the step it begins at, and the one it is over at.
+
+    What is planted is over at once, and so is a shift of domains that is not taken back: there is
+    nothing to wait for. ``over`` is None for a stress that is still on when the run ends.
+    """
 
     start: int
-    end: int | None
+    over: int | None
 
 
 def read_event(path: Path) -> Event | None:
-    """Return a run's first event; a planted one has no end. None where there was none."""
-    start = end = None
-    if path.is_file():
-        for _, record in read_records(path):
-            if start is None and record["event"] in START:
-                start = int(record["step"])
-            elif start is not None and end is None and record["event"] == END:
-                end = int(record["step"])
-    return None if start is None else Event(start, end)
+    """Return a run's first event; None where there was none."""
+    event = None
+    for _, record in read_records(path) if path.is_file() else ():
+        what, step = record["event"], int(record["step"])
+        if event is None and what in (START, PLANTED):
+            lasts = what == PLANTED or record["scenario"] == LASTING
+            event = Event(step, step if lasts else None)
+        elif event is not None and what == END:
+            return Event(event.start, step)
+    return event
 
 
 def excess_and_recovery(path: Path, course: Course) -> dict[str, float | None]:
@@ -37,9 +46,10 @@ def excess_and_recovery(path: Path, course: Course) -> dict[str, float | None]:
 
     ``excess_loss``: area of the validation loss above its value at the last checkpoint before the
     event, from the event to the run's end, in nats x steps (straight lines between checkpoints;
-    what lies below counts 0). ``recovery_steps``: from the event's end (its start, where it has
-    none) to the first checkpoint at or below that value; None where that is not within the run, and
-    ``recovered`` is then 0. All None without an event, or one before the first checkpoint.
+    what lies below counts 0). ``recovery_steps``: from where the event is over to the first
+    checkpoint at or below that value; None where that is not within the run, as under a stress that
+    is still on at its end, and ``recovered`` is then 0. All None without an event, or one before
+    the first checkpoint.
     """
     event = read_event(path)
     before = [] if event is None else [i for i, s in enumerate(course.steps) if s <= event.start]
@@ -47,7 +57,7 @@ def excess_and_recovery(path: Path, course: Course) -> dict[str, float | None]:
         return dict.fromkeys(("excess_loss", "recovery_steps", "recovered"))
     level, after = course.losses[before[-1]], before[-1] + 1
     points = list(zip(course.steps, course.losses, strict=True))[after:]
-    over = event.start if event.end is None else event.end
+    over = math.inf if event.over is None else event.over
     back = next((step for step, loss in points if step > over and loss <= level), None)
     return {
         "excess_loss": _area_above(level, [(event.start, level), *points]),

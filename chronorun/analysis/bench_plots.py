@@ -7,15 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
+from chronorun.analysis.bench_course import read_course
 from chronorun.analysis.bench_report_figures import number
 from chronorun.analysis.bench_report_style import arm_class
 from chronorun.analysis.bench_results import JobResult
 from chronorun.analysis.comparisons import LIFECYCLE, STATIC
 from chronorun.analysis.inspect_text import shown as line_of
-from chronorun.analysis.reading import Run
-from chronorun.analysis.report_fields import finite, integer, shown
+from chronorun.analysis.report_fields import shown
 from chronorun.analysis.report_thinning import Point
 from chronorun.analysis.svg import (
     Scale,
@@ -67,7 +66,7 @@ def read_curves(results: Sequence[JobResult], sweep_dir: Path) -> Curves:
     found: dict[ArmKey, dict[int, Curve]] = {}
     ordered = sorted(results, key=lambda result: result.number)
     for result in ordered:
-        if result.status == "completed" and (curve := _read(sweep_dir / result.folder)):
+        if result.was_trained and (curve := _read(sweep_dir / result.folder)):
             found.setdefault(_key(result), {})[result.seed] = curve
     for result in ordered:
         source = found.get((result.scenario, result.variant, LIFECYCLE), {}).get(result.seed)
@@ -87,29 +86,15 @@ def _key(result: JobResult) -> ArmKey:
 
 
 def _read(folder: Path) -> Curve | None:
-    curve = Curve()
     try:
-        for record in Run(folder).records("metrics"):
-            step = integer(record, "step")
-            if step is None:
-                continue
-            loss = finite(record.get("val/loss"))
-            if loss is not None:
-                curve.val_loss[step] = loss
-            if sizes := _sizes(record):
-                curve.population[step] = fmean(sizes)
+        found = read_course(folder / "metrics.jsonl")
     except (ChronorunError, OSError):
         return None
-    return curve if curve.val_loss or curve.population else None
-
-
-def _sizes(record: Mapping[str, Any]) -> list[float]:
-    found = [
-        finite(value)
-        for name, value in record.items()
-        if name.startswith("moe/L") and name.endswith("/num_experts")
-    ]
-    return [size for size in found if size is not None]
+    curve = Curve(dict(zip(found.steps, found.losses, strict=True)))
+    for step, layers in zip(found.steps, found.by_layer, strict=True):
+        if sizes := [m["num_experts"] for m in layers.values() if "num_experts" in m]:
+            curve.population[step] = fmean(sizes)
+    return curve if curve.val_loss else None
 
 
 def course(arm: str, curves: Iterable[Mapping[int, float]], confidence: float) -> Course | None:

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 from chronorun.analysis.bench_plots import shown_label
 from chronorun.analysis.bench_report_figures import (
-    against,
     cell_name,
     interval,
     number,
     percents,
 )
-from chronorun.analysis.comparisons import STATIC, Comparison
+from chronorun.analysis.comparisons import STATIC, Comparison, against
 from chronorun.analysis.report_fields import figure, shown
 from chronorun.analysis.svg import Scale, percent, picture, tag, text
 from chronorun.analysis.verdicts import CellVerdict, VerdictRules
 
+NO_RESULT = "no result"
 _ROW = 44.0
 _DOTS_AT = 15.0
 _SPAN_AT = 32.0
@@ -35,7 +35,7 @@ def dots_figure(verdict: CellVerdict) -> str:
     height = _ROW * len(compared)
     parts = [_ground(x, margin, height)]
     parts += [_row(comparison, x, _ROW * i) for i, comparison in enumerate(compared)]
-    told = "; ".join(f"{c.baseline} {interval(c)}%" for c in compared)
+    told = "; ".join(f"{c.baseline} {interval(c, '%')}" for c in compared)
     label = shown_label(f"Difference of each seed from each baseline. Means: {told}")
     words = (
         f"Lifecycle minus baseline, nats per token. {_keys()} Left of 0 the lifecycle is better. "
@@ -47,20 +47,24 @@ def dots_figure(verdict: CellVerdict) -> str:
 
 def overview_figure(verdicts: Sequence[CellVerdict], rules: VerdictRules) -> str:
     """Return the lifecycle against static in every cell, in percent, as HTML."""
-    found = [(v, c) for v in verdicts if (c := against(v, STATIC)) is not None]
-    if not found:
+    found = [(v, against(v.comparisons, STATIC)) for v in verdicts]
+    compared = [c for _, c in found if c is not None]
+    if not compared:
         return ""
     margin = 100.0 * rules.margin
-    values = [value for _, c in found for value in percents(c) if math.isfinite(value)]
+    values = [value for c in compared for value in percents(c) if math.isfinite(value)]
     x = _scale([*values, -margin, margin])
     height = _LINE * len(found)
     parts = [_ground(x, margin, height)]
     for i, (verdict, comparison) in enumerate(found):
         y = _LINE * i + _LINE / 2
         parts.append(text(_short(cell_name(verdict)), -8, y + 4, "tick end"))
-        hint = f"{cell_name(verdict)}: {interval(comparison)}%, {verdict.verdict}"
-        parts.append(_span(percents(comparison), x, y, hint))
-    told = "; ".join(f"{cell_name(v)} {interval(c)}%" for v, c in found)
+        if comparison is None:
+            parts.append(text(NO_RESULT, 6, y + 4, "tick"))
+        else:
+            hint = f"{cell_name(verdict)}: {interval(comparison, '%')}, {verdict.verdict}"
+            parts.append(_span(percents(comparison), x, y, hint))
+    told = "; ".join(f"{cell_name(v)} {interval(c, '%') if c else NO_RESULT}" for v, c in found)
     label = shown_label(f"Lifecycle against static in each cell. {told}")
     words = (
         f"Lifecycle against static, % of its loss: mean and interval. Left of 0 the lifecycle is "
@@ -119,7 +123,7 @@ def _row(comparison: Comparison, x: Scale, top: float) -> str:
                 tag("circle", hint, cx=percent(x.at(difference)), cy=y, r=3.5, class_="dot")
             )
     c = comparison
-    hint = f"{c.baseline}: mean {number(c.mean, '+.5f')}, {interval(c)}%, {c.n} seeds"
+    hint = f"{c.baseline}: mean {number(c.mean, '+.5f')}, {interval(c, '%')}, {c.n} seeds"
     return "".join([*parts, _span((c.mean, c.low, c.high), x, top + _SPAN_AT, hint)])
 
 

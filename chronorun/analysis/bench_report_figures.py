@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
-from chronorun.analysis.bench_results import JobResult, paired
+from chronorun.analysis.bench_results import JobResult
 from chronorun.analysis.comparisons import LIFECYCLE, Comparison
 from chronorun.analysis.report_fields import figure, finite
+from chronorun.analysis.statistics import told_p
 from chronorun.analysis.verdicts import MUST_BEAT, CellVerdict
 
 MISSING = "–"
@@ -30,18 +31,36 @@ def cell_name(verdict: CellVerdict) -> str:
 
 def arms_of(results: Iterable[JobResult], verdict: CellVerdict) -> list[str]:
     """Return the arms of a cell: the lifecycle first, the others in the order of their jobs."""
-    cell = (verdict.scenario, verdict.variant)
     ordered = sorted(results, key=lambda result: result.number)
-    found = dict.fromkeys(r.arm for r in ordered if (r.scenario, r.variant) == cell)
+    found = dict.fromkeys(r.arm for r in ordered if r.cell == verdict.cell)
     return sorted(found, key=lambda arm: arm != LIFECYCLE)
 
 
-def values_of(
-    results: Sequence[JobResult], verdict: CellVerdict, arm: str, metric: str
-) -> list[float]:
-    """Return the finite values of a metric over the seeds of one arm."""
-    found = paired(results, verdict.scenario, verdict.variant, arm, metric)
-    return [value for value in found.values() if math.isfinite(value)]
+def jobs_of(results: Iterable[JobResult], verdict: CellVerdict, arm: str) -> list[JobResult]:
+    """Return the jobs of one arm of a cell that have metrics."""
+    return [r for r in results if r.cell == verdict.cell and r.arm == arm and r.has_metrics]
+
+
+def values_of(jobs: Iterable[JobResult], metric: str) -> list[float]:
+    """Return the finite values of a metric, also those that a job took over from its leader."""
+    return [value for job in jobs if (value := job.value(metric)) is not None]
+
+
+def spent_by(jobs: Iterable[JobResult], metric: str) -> list[float]:
+    """Return the finite values of what jobs did or spent themselves: those that were trained."""
+    return values_of((job for job in jobs if job.was_trained), metric)
+
+
+def measured_by(jobs: Iterable[JobResult], name: str) -> list[float]:
+    """Return the wall-clock figures of the jobs that were trained."""
+    found = (job.wall.get(name) for job in jobs if job.was_trained)
+    return [value for value in found if value is not None]
+
+
+def seeds(jobs: Sequence[JobResult], unit: str = " trained") -> str:
+    """Return how many seeds have a result, and, where not all, how many jobs were trained."""
+    trained = sum(job.was_trained for job in jobs)
+    return str(len(jobs)) if trained == len(jobs) else f"{len(jobs)} ({trained}{unit})"
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -51,18 +70,13 @@ def mean(values: Sequence[float]) -> float | None:
 
 def mean_edits(results: Sequence[JobResult], verdict: CellVerdict) -> float | None:
     """Return how many edits the lifecycle made in this cell, as a mean over seeds."""
-    return mean(values_of(results, verdict, LIFECYCLE, "edits"))
+    return mean(values_of(jobs_of(results, verdict, LIFECYCLE), "edits"))
 
 
 def shown_baselines(verdicts: Sequence[CellVerdict]) -> list[str]:
     """Return the baselines worth a column: those a verdict asks for, else any three."""
     known = dict.fromkeys(c.baseline for verdict in verdicts for c in verdict.comparisons)
     return [arm for arm in MUST_BEAT if arm in known] or list(known)[:3]
-
-
-def against(verdict: CellVerdict, baseline: str) -> Comparison | None:
-    """Return the comparison with a baseline; None where no seed allows one."""
-    return next((c for c in verdict.comparisons if c.baseline == baseline and c.n), None)
 
 
 def percents(comparison: Comparison) -> tuple[float, float, float]:
@@ -89,19 +103,26 @@ def signed(value: float | None, minus: str = "−") -> str:
 
 
 def bracketed(comparison: Comparison | None) -> str:
-    """Return mean and interval in percent, short and in ASCII: ``-2.13 [-2.50, -1.80]``."""
+    """Return mean and interval in percent, short and in ASCII: ``-2.13 [-2.50, -1.80]``.
+
+    One seed has no interval.
+    """
     if comparison is None:
         return "-"
-    middle, low, high = (signed(value, "-") for value in percents(comparison))
-    return f"{middle} [{low}, {high}]"
+    middle, low, high = percents(comparison)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return signed(middle, "-")
+    return f"{signed(middle, '-')} [{signed(low, '-')}, {signed(high, '-')}]"
 
 
 def interval(comparison: Comparison | None, unit: str = "") -> str:
-    """Return mean and interval in percent: ``−2.13 (−2.50 to −1.80)``."""
+    """Return mean and interval in percent: ``−2.13 (−2.50 to −1.80)``; one seed has no interval."""
     if comparison is None:
         return MISSING
-    middle, low, high = map(signed, percents(comparison))
-    return f"{middle}{unit} ({low} to {high})"
+    middle, low, high = percents(comparison)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{signed(middle)}{unit}"
+    return f"{signed(middle)}{unit} ({signed(low)} to {signed(high)})"
 
 
 def number(value: float | None, form: str = ".4g") -> str:
@@ -110,15 +131,25 @@ def number(value: float | None, form: str = ".4g") -> str:
 
 
 def p_value(value: float) -> str:
-    """Return a p value with two digits."""
-    return number(value, ".2g")
+    """Return a p value with two digits and a true minus sign."""
+    return told_p(value).replace("-", "−")
+
+
+def tost_value(comparison: Comparison, value: float) -> str:
+    """Return the p of a TOST, which has none to tell where all seeds differ by the same."""
+    return p_value(value) if comparison.has_variance or value else "no variance"
+
+
+def sd(values: Sequence[float]) -> float | None:
+    """Return the standard deviation over seeds (n - 1); None of fewer than two."""
+    return stdev(values) if len(values) > 1 else None
 
 
 def mean_sd(values: Sequence[float], form: str = ".4f") -> str:
-    """Return mean ± standard deviation over seeds (n - 1)."""
-    if len(values) < 2:
-        return number(mean(values), form)
-    return f"{number(mean(values), form)} ± {number(stdev(values), form)}"
+    """Return mean ± standard deviation over seeds."""
+    spread = sd(values)
+    around = "" if spread is None else f" ± {number(spread, form)}"
+    return f"{number(mean(values), form)}{around}"
 
 
 def scaled(value: float | None) -> str:
@@ -141,10 +172,9 @@ def without_result(
     """Return the jobs that stand in no comparison, with what befell each and why."""
     found = []
     for result in sorted(results, key=lambda result: result.number):
-        value = result.metrics.get(metric)
         if not result.has_metrics:
             found.append((result, str(result.status), result.reason))
-        elif value is None or not math.isfinite(value):
+        elif result.value(metric) is None:
             found.append((result, "no loss", f"no finite {metric}"))
     return found
 

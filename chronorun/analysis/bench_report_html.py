@@ -9,7 +9,7 @@ from chronorun.analysis.bench_plots import Curves, cell_figures
 from chronorun.analysis.bench_report_document import CellPart, Document
 from chronorun.analysis.bench_report_dots import dots_figure, overview_figure
 from chronorun.analysis.bench_report_style import bench_style
-from chronorun.analysis.bench_report_tables import Table
+from chronorun.analysis.bench_report_tables import WHY, Table
 from chronorun.analysis.report_fields import shown
 from chronorun.analysis.svg import tag
 from chronorun.analysis.verdicts import CellVerdict, VerdictRules
@@ -95,18 +95,23 @@ def _setup(document: Document) -> str:
 
 
 def _table(table: Table, links: Sequence[str] = ()) -> str:
+    columns = [i for i, name in enumerate(table.columns) if name != WHY]
     head = "".join(
-        tag("th", shown(name), scope="col", class_=_kind(table, i))
-        for i, name in enumerate(table.columns)
+        tag("th", shown(table.columns[i]), scope="col", class_=_kind(table, i)) for i in columns
     )
     rows = []
     for number, row in enumerate(table.rows):
         cells = [shown(cell, 500) for cell in row]
         if links:
             cells[0] = f'<a href="{links[number]}">{cells[0]}</a>'
-        rows.append(
-            f"<tr>{''.join(tag('td', c, class_=_kind(table, i)) for i, c in enumerate(cells))}</tr>"
-        )
+        beside = "".join(tag("td", cells[i], class_=_kind(table, i)) for i in columns)
+        below = [cells[i] for i in range(len(cells)) if i not in columns and cells[i]]
+        rows.append(tag("tr", beside, class_="over" if below else "last"))
+        # At the left edge of a narrow window, however the table is scrolled.
+        rows += [
+            f'<tr><td colspan="{len(columns)}"><div class="below">{cell}</div></td></tr>'
+            for cell in below
+        ]
     note = f'<p class="note">{shown(table.note, 2000)}</p>' if table.note else ""
     return (
         f'<div class="scroll" role="region" aria-label="{shown(table.title)}" tabindex="0">'
@@ -117,5 +122,4 @@ def _table(table: Table, links: Sequence[str] = ()) -> str:
 def _kind(table: Table, column: int) -> str:
     if table.is_figure(column):
         return "n"
-    is_long = table.columns[column] in ("why", "folder")
-    return "why" if is_long else "name" if column == 0 else "w"
+    return "why" if table.columns[column] == "folder" else "name" if column == 0 else "w"

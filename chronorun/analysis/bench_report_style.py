@@ -34,13 +34,17 @@ h3.after{margin:18px 0 2px}.note{color:var(--soft);font-size:13px;margin:4px 0 0
 pre{overflow-x:auto;background:var(--card);border:1px solid var(--rule);border-radius:8px;
 padding:10px 14px;font-size:13px}
 td.name{font-weight:600;overflow-wrap:break-word}th.n{white-space:normal}
+tr.over td{border-bottom:0;padding-bottom:0}
+.below{position:sticky;left:10px;width:fit-content;max-width:min(100ch,calc(100vw - 64px));
+overflow-wrap:anywhere;color:var(--soft)}
 .keys{font-size:13px;margin:0 0 10px;max-width:none}
 .trio{display:grid;grid-template-columns:repeat(auto-fit,minmax(280px,1fr));gap:16px}
 .trio figcaption{min-height:4.5em}
 a{color:inherit}
 @media (max-width:760px){.plot.rows{margin-left:86px;width:calc(100% - 96px)}
 .plot.rows.wide{margin-left:150px;width:calc(100% - 160px)}.trio figcaption{min-height:0}}
-@media print{pre{white-space:pre-wrap;overflow-wrap:anywhere}td.name{white-space:normal}}
+@media print{.below{max-width:none}pre{white-space:pre-wrap;
+overflow-wrap:anywhere}td.name{white-space:normal}}
 """
 
 

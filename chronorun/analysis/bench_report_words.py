@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chronorun.analysis.bench_report_figures import (
-    against,
     cell_name,
     interval,
     number,
@@ -15,7 +14,7 @@ from chronorun.analysis.bench_report_figures import (
     signed,
 )
 from chronorun.analysis.bench_results import JobResult
-from chronorun.analysis.comparisons import STATIC
+from chronorun.analysis.comparisons import STATIC, against
 from chronorun.analysis.verdicts import MUST_BEAT, CellVerdict, VerdictRules
 
 _VERDICTS = (
@@ -74,7 +73,7 @@ def _told(verdict: CellVerdict, rules: VerdictRules) -> str:
     name, wanted = cell_name(verdict), [STATIC]
     if verdict.verdict == "HELPS":
         wanted = list(MUST_BEAT)
-    found = [(arm, against(verdict, arm)) for arm in wanted]
+    found = [(arm, against(verdict.comparisons, arm)) for arm in wanted]
     figures = ", ".join(f"{interval(c, '%')} against {arm}" for arm, c in found if c is not None)
     return f"{name}: {'; '.join(filter(None, [figures, verdict.reason]))}.{_others(verdict, rules)}"
 

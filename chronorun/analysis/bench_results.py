@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -43,6 +44,21 @@ class JobResult:
         """Whether this job can stand in a comparison."""
         return self.status in ("completed", "no_edit")
 
+    @property
+    def was_trained(self) -> bool:
+        """Whether the cost of this job is its own: a follower without edits copies its leader's."""
+        return self.status == "completed"
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        """Return (scenario, variant)."""
+        return self.scenario, self.variant
+
+    def value(self, metric: str) -> float | None:
+        """Return a metric that can stand in a comparison; None where it is not known or finite."""
+        value = self.metrics.get(metric) if self.has_metrics else None
+        return float(value) if value is not None and math.isfinite(value) else None
+
 
 def write_result(result: JobResult, job_dir: Path) -> None:
     """Write ``job.json`` into a job's folder, atomically."""
@@ -66,17 +82,13 @@ def read_result(job_dir: Path) -> JobResult | None:
 def cells(results: Sequence[JobResult]) -> list[tuple[str, str]]:
     """Return each (scenario, variant) once, in the order of the jobs."""
     ordered = sorted(results, key=lambda result: result.number)
-    return list(dict.fromkeys((result.scenario, result.variant) for result in ordered))
+    return list(dict.fromkeys(result.cell for result in ordered))
 
 
 def paired(
     results: Sequence[JobResult], scenario: str, variant: str, arm: str, metric: str
 ) -> dict[int, float]:
-    """Return a metric of one arm by seed, where a job has it."""
-    found: dict[int, float] = {}
-    for result in results:
-        here = (result.scenario, result.variant, result.arm) == (scenario, variant, arm)
-        value: Any = result.metrics.get(metric) if here and result.has_metrics else None
-        if value is not None:
-            found[result.seed] = float(value)
-    return dict(sorted(found.items()))
+    """Return the finite values of a metric of one arm, by seed."""
+    here = (r for r in results if r.cell == (scenario, variant) and r.arm == arm)
+    found = ((r.seed, value) for r in here if (value := r.value(metric)) is not None)
+    return dict(sorted(found))

@@ -65,16 +65,23 @@ class Comparison:
     tost_p_holm: float
     margin: float
 
+    @property
+    def has_variance(self) -> bool:
+        """Whether the differences differ; without it no t test has a p to tell."""
+        return len(set(self.differences.values())) > 1
+
 
 @dataclass(frozen=True)
 class Evidence:
     """A cell before the verdict.
 
-    ``values`` holds the finite values of the metric by arm and seed; ``seeds`` are those of the
-    lifecycle that static has, too (all of them in a cell without the static arm).
+    ``run`` holds the seeds of each arm's jobs, however these ended, ``values`` the finite values
+    of the metric by arm and seed; ``seeds`` are those of the lifecycle that static has, too (all
+    of them in a cell without the static arm).
     """
 
     cell: Cell
+    run: dict[str, set[int]]
     values: dict[str, dict[int, float]]
     seeds: tuple[int, ...]
     comparisons: list[Comparison]
@@ -89,10 +96,10 @@ class Evidence:
         """Return how many seeds both lifecycle and static have."""
         return len(self.seeds) if self.is_tested else 0
 
-    def against(self, baseline: str) -> Comparison | None:
-        """Return the comparison with an arm; None where no seed allows one."""
-        found = (c for c in self.comparisons if c.baseline == baseline and c.n)
-        return next(found, None)
+    @property
+    def seeds_run(self) -> set[int]:
+        """Return the seeds that both lifecycle and static have jobs of, however these ended."""
+        return self.run.get(LIFECYCLE, set()) & self.run.get(STATIC, set())
 
     def lacking(self, arm: str) -> list[int]:
         """Return the seeds of this comparison that an arm has no value for."""
@@ -103,6 +110,11 @@ class Evidence:
         return sorted(self.values[STATIC].keys() - self.values[LIFECYCLE].keys())
 
 
+def against(comparisons: Sequence[Comparison], baseline: str) -> Comparison | None:
+    """Return the comparison with an arm; None where no seed allows one."""
+    return next((c for c in comparisons if c.baseline == baseline and c.n), None)
+
+
 def compare(results: Sequence[JobResult], rules: VerdictRules) -> list[Evidence]:
     """Return every cell's comparisons, in the order of the jobs' numbers, not of ``results``."""
     ordered = sorted(results, key=lambda result: result.number)
@@ -110,22 +122,21 @@ def compare(results: Sequence[JobResult], rules: VerdictRules) -> list[Evidence]
 
 
 def _evidence(ordered: Sequence[JobResult], cell: Cell, rules: VerdictRules) -> Evidence:
-    arms = dict.fromkeys(r.arm for r in ordered if (r.scenario, r.variant) == cell)
-    values = {arm: _finite(paired(ordered, *cell, arm, rules.metric)) for arm in arms}
+    run: dict[str, set[int]] = {}
+    for result in ordered:
+        if result.cell == cell:
+            run.setdefault(result.arm, set()).add(result.seed)
+    values = {arm: paired(ordered, *cell, arm, rules.metric) for arm in run}
     ours = values.get(LIFECYCLE, {})
     seeds = tuple(seed for seed in ours if seed in values.get(STATIC, ours))
     static = [values[STATIC][seed] for seed in seeds] if STATIC in values else []
     margin = rules.margin * fmean(static) if static else math.nan
     comparisons = [
         _compare(arm, ours, values[arm], seeds, margin, rules)
-        for arm in arms
-        if arm != LIFECYCLE and LIFECYCLE in arms
+        for arm in run
+        if arm != LIFECYCLE and LIFECYCLE in run
     ]
-    return Evidence(cell, values, seeds, comparisons)
-
-
-def _finite(values: dict[int, float]) -> dict[int, float]:
-    return {seed: value for seed, value in values.items() if math.isfinite(value)}
+    return Evidence(cell, run, values, seeds, comparisons)
 
 
 def _compare(

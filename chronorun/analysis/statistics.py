@@ -116,6 +116,11 @@ def seeds_needed(cells: int, alpha: float) -> int:
     return n
 
 
+def told_p(p: float) -> str:
+    """Return a p value for people; below 1e-16 rounding leaves nothing of it."""
+    return "< 1e-16" if p < 1e-16 else f"{p:.2g}"
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's adjusted p values, in the order given, none above 1."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,16 +10,17 @@ from typing import Any, Literal
 
 import msgspec
 
-from chronorun.analysis.bench_results import JobResult
+from chronorun.analysis.bench_results import JobResult, paired
 from chronorun.analysis.comparisons import (
     LIFECYCLE,
     STATIC,
     Comparison,
     Evidence,
     VerdictRules,
+    against,
     compare,
 )
-from chronorun.analysis.statistics import holm, seeds_needed, smallest_p
+from chronorun.analysis.statistics import holm, seeds_needed, smallest_p, told_p
 
 __all__ = [
     "MUST_BEAT",
@@ -57,6 +57,11 @@ class CellVerdict:
     help_p: float = 1.0
     help_p_holm: float = 1.0
 
+    @property
+    def cell(self) -> tuple[str, str]:
+        """Return (scenario, variant)."""
+        return self.scenario, self.variant
+
 
 def judge(results: Sequence[JobResult], rules: VerdictRules) -> list[CellVerdict]:
     """Return the verdict of every cell, in the order of the jobs' numbers.
@@ -87,7 +92,7 @@ def judge(results: Sequence[JobResult], rules: VerdictRules) -> list[CellVerdict
 
 
 def _to_beat(evidence: Evidence) -> list[Comparison]:
-    found = (evidence.against(arm) for arm in MUST_BEAT)
+    found = (against(evidence.comparisons, arm) for arm in MUST_BEAT)
     return [comparison for comparison in found if comparison is not None]
 
 
@@ -101,18 +106,35 @@ def _word(evidence: Evidence, help_p_holm: float, m: int, rules: VerdictRules) -
     for arm in (LIFECYCLE, STATIC):
         if arm not in evidence.values:
             return "INCONCLUSIVE", f"no job of {arm}"
-    static = evidence.against(STATIC)
+    static = against(evidence.comparisons, STATIC)
     if static is None or m * smallest_p(evidence.n) > rules.alpha:
-        return "INCONCLUSIVE", f"needs {seeds_needed(m, rules.alpha)} seeds"
+        return "INCONCLUSIVE", _too_few(evidence, m, rules)
     if help_p_holm <= rules.alpha:
         return "HELPS", f"better than {_listed(MUST_BEAT)} (Holm p {help_p_holm:.2g})"
     if static.mean > 0 and static.p_holm <= rules.alpha:
         return "HARMS", _harm(static, rules)
     obstacle = _obstacle(evidence, help_p_holm, m, rules)
     if static.tost_p_holm <= rules.alpha and not evidence.lost():
-        equal = f"within {_percent(rules.margin)} of static (Holm TOST p {static.tost_p_holm:.2g})"
+        shown = (
+            f"Holm TOST p {told_p(static.tost_p_holm)}" if static.has_variance else "no variance"
+        )
+        equal = f"within {_percent(rules.margin)} of static ({shown})"
         return "NO HARM", f"{equal}; {obstacle}"
     return "INCONCLUSIVE", obstacle
+
+
+def _too_few(evidence: Evidence, m: int, rules: VerdictRules) -> str:
+    """Say why there are too few pairs: too few seeds were run, or some of them gave no result."""
+    run = evidence.seeds_run
+    n, parts = len(run), []
+    if evidence.n < n:
+        lost = [(arm, len(run - evidence.values[arm].keys())) for arm in (LIFECYCLE, STATIC)]
+        (most, first), (other, second) = sorted(lost, key=lambda item: -item[1])
+        seeds = "seed" if n == 1 else "seeds"
+        parts.append(f"{most} has no result on {first} of {n} {seeds} ({other} on {second})")
+    if m * smallest_p(n) > rules.alpha:
+        parts.append(f"needs {seeds_needed(m, rules.alpha)} seeds")
+    return "; ".join(parts)
 
 
 def _harm(static: Comparison, rules: VerdictRules) -> str:
@@ -128,17 +150,17 @@ def _obstacle(evidence: Evidence, help_p_holm: float, m: int, rules: VerdictRule
         return f"{LIFECYCLE} lacks {_seeds(lost)}"
     if gaps := _gaps(evidence):
         return gaps
-    against = _to_beat(evidence)
-    better = [c.baseline for c in against if c.mean < 0 and c.p <= rules.alpha]
-    if len(better) == len(against):
+    rivals = _to_beat(evidence)
+    better = [c.baseline for c in rivals if c.mean < 0 and c.p <= rules.alpha]
+    if len(better) == len(rivals):
         found = f"better than {_listed(better)} in this cell alone"
         return f"{found}, not over {m} cells (Holm p {help_p_holm:.2g})"
-    return _shortfall(better, [c for c in against if c.baseline not in better], rules)
+    return _shortfall(better, [c for c in rivals if c.baseline not in better], rules)
 
 
 def _gaps(evidence: Evidence) -> str:
     lacking = {arm: evidence.lacking(arm) for arm in MUST_BEAT if evidence.lacking(arm)}
-    absent = [arm for arm in lacking if evidence.against(arm) is None]
+    absent = [arm for arm in lacking if against(evidence.comparisons, arm) is None]
     parts = [f"not compared with {', '.join(absent)}"] if absent else []
     parts += [f"{arm} lacks {_seeds(s)}" for arm, s in lacking.items() if arm not in absent]
     return ", ".join(parts)
@@ -207,19 +229,11 @@ def _arm_means(
     ordered: Sequence[JobResult], verdict: CellVerdict, metric: str
 ) -> dict[str, dict[str, float | None]]:
     """Return each arm's mean over all the seeds it has, which may be more than were paired."""
-    cell = (verdict.scenario, verdict.variant)
-    here = [result for result in ordered if (result.scenario, result.variant) == cell]
     means = {}
-    for arm in dict.fromkeys(result.arm for result in here):
-        values = [_value(result, metric) for result in here if result.arm == arm]
-        known = [value for value in values if value is not None]
+    for arm in dict.fromkeys(result.arm for result in ordered if result.cell == verdict.cell):
+        known = list(paired(ordered, *verdict.cell, arm, metric).values())
         means[arm] = {"n": len(known), f"mean_{metric}": _mean(known)}
     return means
-
-
-def _value(result: JobResult, metric: str) -> float | None:
-    value = result.metrics.get(metric) if result.has_metrics else None
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -232,12 +246,12 @@ def _without_result(ordered: Sequence[JobResult], metric: str) -> list[dict[str,
         {name: getattr(result, name) for name in fields}
         | {"reason": f"no finite {metric}" if result.has_metrics else result.reason}
         for result in ordered
-        if _value(result, metric) is None
+        if result.value(metric) is None
     ]
 
 
 def _wall(ordered: Sequence[JobResult]) -> dict[str, dict[str, float | None]]:
-    trained = [result for result in ordered if result.status == "completed"]
+    trained = [result for result in ordered if result.was_trained]
     return {
         arm: _means_by_name(result.wall for result in trained if result.arm == arm)
         for arm in dict.fromkeys(result.arm for result in trained)

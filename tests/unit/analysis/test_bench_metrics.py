@@ -112,8 +112,8 @@ def test_a_run_without_telemetry_kept_its_population(run_dir: Path) -> None:
 def test_a_stress_on_top_k_changes_the_operations_while_it_lasts(run_dir: Path) -> None:
     write(
         run_dir / "scenario_events.jsonl",
-        {"step": 15, "event": "start", "layers": [0], "top_k": 1},
-        {"step": 38, "event": "end", "layers": [0], "top_k": 2},
+        {"step": 15, "scenario": "capacity_whiplash", "event": "start", "layers": [0], "top_k": 1},
+        {"step": 38, "scenario": "capacity_whiplash", "event": "end", "layers": [0], "top_k": 2},
     )
     # The windows are cut where the stress begins and ends; before it top-k was what it ends with.
     periods = [
@@ -250,6 +250,9 @@ EVENT_CASES = [
     # Level 4.0: never above it. The step of the event is the number of steps done before it.
     ([("start", 10), ("end", 20)], (0.0, 10.0, 1.0)),
     ([("start", 35), ("end", 40)], (0.0, None, 0.0)),
+    # Back at its level under a stress that is still on: nobody knows what comes after it.
+    ([("start", 10)], (0.0, None, 0.0)),
+    ([("start", 25), ("start", 25)], (2.5, None, 0.0)),
     ([("start", 5), ("end", 28)], (None, None, None)),
     ([], (None, None, None)),
 ]
@@ -260,14 +263,14 @@ def test_an_event_costs_what_lies_above_the_loss_before_it(
     run_dir: Path, events: list[tuple[str, int]], expected: tuple[float | None, ...]
 ) -> None:
     log = run_dir / "scenario_events.jsonl"
-    write(log, *({"step": step, "event": event} for event, step in events))
+    write(log, *({"step": s, "scenario": "dead_expert", "event": event} for event, s in events))
     found = excess_and_recovery(log, read_course(run_dir / "metrics.jsonl"))
     assert (found["excess_loss"], found["recovery_steps"], found["recovered"]) == expected
 
 
 def test_a_loss_that_stays_above_counts_whole_trapezoids(run_dir: Path) -> None:
     log = run_dir / "scenario_events.jsonl"
-    write(log, {"step": 20, "event": "start"})
+    write(log, {"step": 20, "scenario": "domain_shift", "event": "start"})
     write(
         run_dir / "metrics.jsonl",
         *(
@@ -279,6 +282,19 @@ def test_a_loss_that_stays_above_counts_whole_trapezoids(run_dir: Path) -> None:
     # 10 x 1 / 2, 20 x (1 + 0.5) / 2, then from 0.5 above to 1 below within 10 steps.
     assert found["excess_loss"] == pytest.approx(5.0 + 15.0 + 0.5 * (10 / 3) / 2)
     assert (found["recovery_steps"], found["recovered"]) == (40.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [((), (10.0, 1.0)), (({"step": 35, "scenario": "domain_shift", "event": "end"},), (5.0, 1.0))],
+)
+def test_a_change_that_lasts_is_lived_with_from_its_start(
+    run_dir: Path, ends: tuple[dict[str, Any], ...], expected: tuple[float, float]
+) -> None:
+    log = run_dir / "scenario_events.jsonl"
+    write(log, {"step": 30, "scenario": "domain_shift", "event": "start"}, *ends)
+    found = excess_and_recovery(log, read_course(run_dir / "metrics.jsonl"))
+    assert (found["recovery_steps"], found["recovered"]) == expected
 
 
 def test_wall_figures_stand_apart(run_dir: Path) -> None:
@@ -294,6 +310,17 @@ def test_a_configuration_that_is_none_is_refused(run_dir: Path, text: str | None
         run_metrics(run_dir)
     assert str(caught.value) == (
         f"bench: {path} cannot be read, expected the configuration of a run; run the job again"
+    )
+
+
+@pytest.mark.parametrize(("key", "value"), [("val/loss", None), ("moe/L0/num_experts", "8")])
+def test_a_checkpoint_without_its_numbers_is_refused(run_dir: Path, key: str, value: Any) -> None:
+    path = run_dir / "metrics.jsonl"
+    write(path, {"step": 1}, {"step": 2, "val/loss": 2.0, key: value})
+    with pytest.raises(StorageError) as caught:
+        run_metrics(run_dir)
+    assert str(caught.value) == (
+        f"bench: {path}, line 2: {key}={value!r}, expected a finite number; run the job again"
     )
 
 

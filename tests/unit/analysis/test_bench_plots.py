@@ -49,15 +49,20 @@ def test_losses_and_the_mean_population_are_read_by_step(tmp_path: Path) -> None
     assert curves == {KEY: {0: Curve({20: 2.5, 40: 2.25}, {20: 6.5})}}
 
 
-def test_what_is_no_number_is_passed_over(tmp_path: Path) -> None:
-    write(
-        tmp_path / "job",
+@pytest.mark.parametrize(
+    "bad",
+    [
         {"step": "x", "val/loss": 1.0},
-        {"step": 1, "val/loss": "low", "moe/L0/num_experts": None},
+        {"step": 1, "val/loss": None},
+        {"step": 1, "val/loss": 1.0, "moe/L0/num_experts": "8"},
         {"val/loss": 1.0},
-        {"step": 2, "val/loss": 1.5},
-    )
-    assert read_curves([JOB], tmp_path) == {KEY: {0: Curve({2: 1.5})}}
+    ],
+)
+def test_a_checkpoint_that_holds_no_numbers_costs_the_curve(tmp_path: Path, bad: Any) -> None:
+    write(tmp_path / "job", bad, {"step": 2, "val/loss": 1.5})
+    curves = read_curves([JOB], tmp_path)
+    assert curves == {}
+    assert without_curve([JOB], curves) == 1
 
 
 @pytest.mark.parametrize("content", [None, "", "no JSON\n{}\n", "[]\n{}\n", "\x00\xff"])
@@ -169,6 +174,7 @@ def test_arms_keep_their_looks_and_have_different_ones() -> None:
 
 
 DIFFERENCES = {0: -0.03, 1: -0.01}
+RULES = VerdictRules()
 COMPARISON = Comparison(
     "static", 2, DIFFERENCES, -0.02, -0.01, -0.03, -0.01, 0.5, 0.5, 1.0, 1.0, 0.01
 )
@@ -221,5 +227,15 @@ def test_the_overview_shows_every_cell_in_percent() -> None:
     verdicts = [VERDICT, replace(VERDICT, scenario="too_many", variant="lens=on")]
     html = overview_figure(verdicts, VerdictRules(margin=0.02))
     assert html.count('class="mean"') == 2
-    assert "too_many, lens=on −1.00 (−1.50 to −0.50)%" in html
+    assert "too_many, lens=on −1.00% (−1.50 to −0.50)" in html
     assert "within the margin of ±2%" in html
+
+
+def test_the_overview_draws_cells_without_a_comparison_as_such() -> None:
+    empty = replace(COMPARISON, n=0, differences={}, mean=math.nan)
+    lost = replace(VERDICT, scenario="too_many", comparisons=[empty])
+    html = overview_figure([VERDICT, lost, replace(lost, scenario="x", comparisons=[])], RULES)
+    assert html.count('class="mean"') == 1
+    assert html.count(">no result</text>") == 2
+    assert ">too_many</text>" in html
+    assert "too_many no result; x no result" in html

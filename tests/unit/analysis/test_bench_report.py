@@ -15,6 +15,7 @@ from unit.analysis.bench_sweep import CELLS, sweep, write_logs
 
 from chronorun.analysis.bench_plots import read_curves
 from chronorun.analysis.bench_report import write_reports
+from chronorun.analysis.bench_report_figures import p_value
 from chronorun.analysis.bench_report_markdown import opened, plain
 from chronorun.analysis.bench_report_words import seeds_listed, summary
 from chronorun.analysis.bench_results import JobResult
@@ -163,8 +164,41 @@ def test_a_follower_without_edits_is_marked_and_spends_nothing(tmp_path: Path) -
         for r in sweep(seeds=3)
     ]
     cells = row(written(tmp_path, results)[0], "healthy", "Loss and compute", "yoked")
-    assert cells[1] == "3 (3 without edit)"
-    assert cells[-2:] == ["–", "–"]
+    assert cells[1] == "3 (0 trained)"
+    assert cells[2] != "–"
+    assert cells[3:] == ["–"] * 7
+
+
+def test_a_followers_costs_are_the_means_of_what_it_trained(tmp_path: Path) -> None:
+    results = [
+        replace(r, status="no_edit", metrics=r.metrics | {"executed_flops": 9e18, "deferrals": 7.0})
+        if (r.scenario, r.arm) == ("too_many", "yoked") and r.seed > 0
+        else r
+        for r in sweep(seeds=3)
+    ]
+    markdown, _ = written(tmp_path, results)
+    cells = row(markdown, "too_many", "Loss and compute", "yoked")
+    assert (cells[1], cells[4], cells[-1]) == ("3 (1 trained)", "3.5 T", "13.0")
+    cells = row(markdown, "too_many", "Routing and edits", "yoked")
+    # Edits were none in the others, as the lifecycle that they follow says: all count.
+    assert (cells[7], cells[8]) == ("3.3", "2.0")
+
+
+def test_reasons_stand_below_their_rows_where_a_narrow_window_shows_them(tmp_path: Path) -> None:
+    written(tmp_path, sweep(seeds=2))
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.count('<div class="below">needs 7 seeds</div>') == len(CELLS)
+    head = html.split("<thead>")[1].split("</thead>")[0]
+    assert "why" not in re.sub("<[^>]*>", " ", head).split()
+
+
+def test_equivalence_without_variance_has_no_p(tmp_path: Path) -> None:
+    results = [replace(r, metrics=r.metrics | {"val_loss": 2.0 + r.seed}) for r in sweep()]
+    markdown, _ = written(tmp_path, results)
+    assert row(markdown, "too_many", "Comparisons", "static")[-2:] == ["no variance"] * 2
+    assert "(no variance)" in markdown
+    assert p_value(1e-17) == "< 1e−16"
+    assert p_value(3e-5) == "3e−05"
 
 
 def test_jobs_without_a_result_are_named(reports: tuple[str, Page]) -> None:

@@ -14,7 +14,7 @@ from unit.analysis.bench_sweep import sweep
 from chronorun.analysis.bench_report_figures import percents, signed
 from chronorun.analysis.bench_results import JobResult
 from chronorun.analysis.bench_table import MOST_JOBS, render_table
-from chronorun.analysis.verdicts import CellVerdict, Comparison
+from chronorun.analysis.verdicts import CellVerdict, Comparison, VerdictRules, judge
 
 GOLDEN = Path(__file__).parent / "golden"
 LOSS = 2.0
@@ -47,7 +47,8 @@ def printed(verdicts: list[CellVerdict], results: list[JobResult], width: int) -
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=False, legacy_windows=False)
     console.print(render_table(verdicts, results, width), crop=False)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    assert not any(line.endswith(" ") for line in out.getvalue().splitlines())
+    return out.getvalue()
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -130,13 +131,52 @@ def test_many_failures_do_not_flood_the_terminal() -> None:
     jobs = [replace(job, number=number) for number in range(MOST_JOBS + 5)]
     lines = printed([], jobs, 80).splitlines()
     assert lines[-1] == "  ... 5 more in results.csv"
-    assert len(lines) == MOST_JOBS + 3
+    assert len(lines) == MOST_JOBS + 2
 
 
 def test_without_failures_it_says_so() -> None:
     job = JobResult(0, "f", "static", "none", "", 0, "no_edit", "", {"val_loss": 1.0})
-    assert printed([], [job], 80).split("\n")[1] == "The 1 job has a result."
-    assert printed([], [job, job], 80).split("\n")[1] == "All 2 jobs have a result."
+    assert printed([], [job], 80).split("\n")[0] == "The 1 job has a result."
+    assert printed([], [job, job], 80).split("\n")[0] == "All 2 jobs have a result."
+
+
+def test_one_seed_has_no_brackets() -> None:
+    alone = replace(comparison("static", -1.0, n=1), low=float("nan"), high=float("nan"))
+    text = printed([replace(VERDICTS[0], comparisons=[alone])], [], 80)
+    assert text.splitlines()[2].split()[:3] == ["healthy", "-1.00", "-"]
+
+
+@pytest.mark.parametrize("arm", ["static", "lifecycle"])
+def test_a_sweep_of_one_arm_shows_losses_and_compute_and_no_interval(arm: str) -> None:
+    results = sweep(seeds=2, arms=(arm,))
+    lines = printed(judge(results, VerdictRules()), results, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    losses = [r.metrics["val_loss"] or 0.0 for r in results[:2]]
+    mean, sd = sum(losses) / 2, abs(losses[0] - losses[1]) / 2**0.5
+    assert lines[2] == "healthy"
+    figures = [f"{mean:.4f}", f"{sd:.4f}", "3.5", "T", "420", "M", "400", "10.5"]
+    assert lines[3].split() == [arm, "2", *figures]
+    assert "bootstrap" not in "".join(lines)
+    assert "baseline" not in "".join(lines)
+    other = {"static": "lifecycle", "lifecycle": "static"}[arm]
+    assert sum(line.endswith(f"no job of {other}") for line in lines) == 3
+
+
+def test_what_a_follower_did_not_train_is_not_its_cost() -> None:
+    results = [replace(r, status="no_edit") if r.arm == "yoked" else r for r in sweep(seeds=2)[:10]]
+    text = printed(judge(results, VerdictRules()), results, 80)
+    line = next(line for line in text.splitlines() if line.startswith("  yoked"))
+    assert line.split()[1:3] == ["2", "(0)"]
+    assert line.split()[5:] == ["-", "-", "-", "-"]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_arms_without_any_result_have_their_line_too() -> None:
+    results = [
+        replace(r, status="failed") if r.arm == "lifecycle" else r for r in sweep(seeds=2)[:10]
+    ]
+    text = printed(judge(results, VerdictRules()), results, 80)
+    assert "  lifecycle        0       -       -      -               -    -        -" in text
 
 
 def test_percents_follow_the_baselines_mean() -> None:

@@ -19,6 +19,7 @@ from chronorun.analysis.statistics import (
     seeds_needed,
     sign_flip_p,
     smallest_p,
+    told_p,
     tost_p,
 )
 
@@ -111,6 +112,23 @@ def test_sign_flip_p_ignores_a_global_sign_and_scale(sample, scale):
     assert sign_flip_p(sample[::-1]) == p
 
 
+@pytest.mark.parametrize("n", [5, 6, 10])
+def test_a_planted_effect_is_found_as_far_as_so_many_seeds_allow(n):
+    rng = np.random.default_rng(n)
+    for shift in (-0.05, 0.05):
+        p = sign_flip_p(list(rng.normal(shift, 0.002, size=n)))
+        assert p == 2 / 2**n
+        assert (p <= 0.05) == (n >= 6)
+
+
+@pytest.mark.parametrize("n", [5, 6, 10])
+def test_a_planted_null_passes_no_more_often_than_alpha_says(n):
+    rng = np.random.default_rng(n)
+    found = sum(sign_flip_p(list(rng.normal(0, 0.002, size=n))) <= 0.05 for _ in range(300))
+    # By design 0 of n = 5, at most 5% beyond: 300 draws may show up to 8% of that.
+    assert found <= (0 if n == 5 else 24)
+
+
 # --- how many seeds
 
 
@@ -166,6 +184,21 @@ def test_tost_finds_a_planted_null_inside_the_margin_and_none_outside():
     assert tost_p(list(noise), 0.01) < 0.001
     assert tost_p(list(noise + 0.02), 0.01) > 0.999
     assert tost_p(list(noise - 0.02), 0.01) > 0.999
+
+
+@pytest.mark.parametrize("n", [5, 6, 10])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_tost_tells_inside_from_outside_at_either_side_with_few_seeds(n, side):
+    noise = np.random.default_rng(n).normal(0, 0.001, size=n)
+    assert tost_p(list(side * 0.002 + noise), 0.01) < 0.05
+    assert tost_p(list(side * 0.02 + noise), 0.01) > 0.95
+    # Just beyond the margin, on one side alone.
+    assert tost_p(list(side * 0.011 + noise), 0.01) > 0.5
+
+
+@pytest.mark.parametrize(("p", "told"), [(0.0, "< 1e-16"), (3e-16, "3e-16"), (0.0321, "0.032")])
+def test_a_p_below_rounding_is_told_as_such(p, told):
+    assert told_p(p) == told
 
 
 def test_tost_at_the_edge_of_the_margin_passes_as_often_as_alpha_says():

@@ -238,7 +238,7 @@ def test_harm_and_no_harm_need_static_alone():
     assert words(jobs(ladder(0.05, loss_free=None, yoked=None)))[0][0] == "HARMS"
     no_harm = words(jobs(ladder(0.0, loss_free=None, yoked=None)))
     assert no_harm == [
-        ("NO HARM", "within 0.5% of static (Holm TOST p 0); not compared with loss_free, yoked")
+        ("NO HARM", "within 0.5% of static (no variance); not compared with loss_free, yoked")
     ]
 
 
@@ -301,6 +301,31 @@ def test_an_arm_whose_jobs_all_failed_is_not_compared():
     assert (against(verdict, "yoked").n, against(verdict, "yoked").p) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("lost", "also", "reason"),
+    [
+        (10, 0, "lifecycle has no result on 10 of 10 seeds (static on 0)"),
+        (5, 2, "lifecycle has no result on 5 of 10 seeds (static on 2)"),
+        (0, 9, "static has no result on 9 of 10 seeds (lifecycle on 0)"),
+    ],
+)
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_seeds_that_were_run_and_gave_nothing_are_not_called_too_few(lost, also, reason, value):
+    losses = ladder(-0.05)
+    losses["lifecycle"][:lost] = [value] * lost
+    losses["static"][:also] = [value] * also
+    verdict = only(jobs(losses))
+    assert (verdict.verdict, verdict.reason) == ("INCONCLUSIVE", reason)
+    assert verdict.n == 10 - max(lost, also)
+
+
+def test_too_few_seeds_of_which_some_gave_nothing_say_both():
+    losses = ladder(-0.05, n=5)
+    losses["lifecycle"][3] = None
+    reason = "lifecycle has no result on 1 of 5 seeds (static on 0); needs 6 seeds"
+    assert words(jobs(losses)) == [("INCONCLUSIVE", reason)]
+
+
 # --- enough seeds
 
 
@@ -320,7 +345,8 @@ def test_too_few_seeds_are_said_whatever_the_effect(cells, n, needs, shift):
         assert words(sweep(n)) == [("INCONCLUSIVE", f"needs {needs} seeds")] * cells
     else:
         failed = {arm: [None] for arm in ARMS}
-        assert words(jobs(failed)) == [("INCONCLUSIVE", f"needs {needs} seeds")]
+        reason = f"lifecycle has no result on 1 of 1 seed (static on 1); needs {needs} seeds"
+        assert words(jobs(failed)) == [("INCONCLUSIVE", reason)]
     expected = {-0.5: "HELPS", 0.0: "NO HARM", 0.5: "HARMS"}[shift]
     assert [word for word, _ in words(sweep(needs))] == [expected] * cells
 
@@ -430,7 +456,7 @@ def test_the_rules_decide():
 def test_another_metric_can_be_judged():
     results = [replace(job, metrics={"area": job.metrics["val_loss"]}) for job in jobs(ladder(0.1))]
     assert only(results, VerdictRules(metric="area")).verdict == "HARMS"
-    assert only(results).reason == "needs 6 seeds"
+    assert only(results).reason == "lifecycle has no result on 10 of 10 seeds (static on 10)"
 
 
 @pytest.mark.parametrize("field", ["margin", "alpha", "confidence"])

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronorun.analysis.bench_results import FILE, JobResult, Status, read_result, write_result
+from chronorun.analysis.comparisons import LIFECYCLE
 from chronorun.cli.bench_sweep import DIMENSIONS
-from chronorun.config.bench import FOLLOWERS, LEADER, OnError
+from chronorun.config.bench import FOLLOWERS, OnError
 from chronorun.errors import RunInterrupted, StorageError
 
 if TYPE_CHECKING:
@@ -98,15 +99,15 @@ class _Job:
             leader = self._leader()
             if leader is None or leader.status != "completed":
                 why = "has not run" if leader is None else f"{leader.status}: {leader.reason}"
-                return self.result("skipped", f"{LEADER} of this seed {why}")
+                return self.result("skipped", f"{LIFECYCLE} of this seed {why}")
             if not leader.metrics.get("edits"):
                 return self.result("no_edit", metrics=leader.metrics)
             self._follow(leader)
         return self._train()
 
     def _leader(self) -> JobResult | None:
-        wanted = (LEADER, self.scenario, self.variant, self.seed)
-        for path in self.run_dir.parent.glob(f"*arm-{LEADER}*/{FILE}"):
+        wanted = (LIFECYCLE, self.scenario, self.variant, self.seed)
+        for path in self.run_dir.parent.glob(f"*arm-{LIFECYCLE}*/{FILE}"):
             with suppress(StorageError):
                 found = read_result(path.parent)
                 if found and (found.arm, found.scenario, found.variant, found.seed) == wanted:

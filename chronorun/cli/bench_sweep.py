@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from chronorun import __version__
-from chronorun.config.bench import FOLLOWERS, LEADER, BenchConfig
+from chronorun.analysis.comparisons import LIFECYCLE
+from chronorun.config.bench import FOLLOWERS, BenchConfig
 from chronorun.config.compose import compose_checked
 from chronorun.config.overrides import swept_values
 from chronorun.core.files import write_atomically
@@ -124,10 +125,10 @@ def plan(given: Sequence[Override], files: ConfigFiles, bench: BenchConfig) -> S
 
 def _check_leader(sweep: Sweep) -> None:
     followers = [arm for arm in sweep.arms if arm in FOLLOWERS]
-    if followers and LEADER not in sweep.arms:
+    if followers and LIFECYCLE not in sweep.arms:
         raise UserError(
-            f"command line: arm={','.join(sweep.arms)}, expected {LEADER} among them: "
-            f"{', '.join(followers)} follow its edits; add {LEADER}"
+            f"command line: arm={','.join(sweep.arms)}, expected {LIFECYCLE} among them: "
+            f"{', '.join(followers)} follow its edits; add {LIFECYCLE}"
         )
 
 

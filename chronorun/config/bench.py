@@ -8,9 +8,8 @@ from enum import Enum
 from chronorun.config.fields import check_ranges, option
 from chronorun.config.run import RunConfig
 
-LEADER = "lifecycle"
 FOLLOWERS = ("static_mean", "yoked", "sham")
-"""Arms that read what the leader's run of their seed did: they run after it."""
+"""Arms that read what the lifecycle's run of their seed did: they run after it."""
 
 
 class OnError(Enum):

@@ -78,6 +78,8 @@ class Model:
 class Recorder:
     """Hands out one window again and again, as the routing recorder would its newest."""
 
+    sequences = 0
+
     def __init__(self, window: WindowStats) -> None:
         self.window = window
 

@@ -32,6 +32,10 @@ KEPT = {"lifecycle": ("enabled", "dry_run"), "governance": ("enabled", "priors_f
 REFUSED = tuple(f"{section}.{name}" for section, names in KEPT.items() for name in names)
 
 
+class PlannedRunError(UserError):
+    """A plan decided the run's edits: nothing in its logs could lead to them."""
+
+
 @dataclass(frozen=True)
 class Deciding:
     """What decisions are derived from, beside the logs."""
@@ -78,7 +82,7 @@ def load_config(folder: Path) -> RunConfig:
     path = folder / "config.yaml"
     kind = OmegaConf.select(saved, "edits.kind")
     if kind not in (None, "policy"):
-        raise UserError(
+        raise PlannedRunError(
             f"replay: {path} says edits.kind={kind}, expected policy: a plan decided this run's "
             f"edits, not its signals; replay the run that it follows"
         )

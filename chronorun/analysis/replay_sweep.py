@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chronorun.analysis.reading import Run
 from chronorun.analysis.replay import Replay, replay_run
+from chronorun.analysis.replay_config import PlannedRunError
 from chronorun.errors import StorageError, UserError
 
 
@@ -27,10 +28,14 @@ class OneReplay:
 
 @dataclass
 class SweepReplay:
-    """What replaying a folder of runs found; decisions are those of lifecycle and control."""
+    """What replaying a folder of runs found; decisions are those of lifecycle and control.
+
+    ``planned`` are the runs whose edits a plan decided: there is nothing to derive them from.
+    """
 
     path: str
     runs: list[OneReplay] = field(default_factory=list)
+    planned: list[str] = field(default_factory=list)
 
     @property
     def is_reproduced(self) -> bool:
@@ -52,9 +57,10 @@ class SweepReplay:
     def words(self) -> str:
         """Return what was found, in a line."""
         good = sum(one.is_reproduced for one in self.runs)
+        others = f"; {len(self.planned)} more followed a plan" if self.planned else ""
         return (
             f"replay: {good} of {len(self.runs)} runs, {self.reproduced} of {self.logged} "
-            f"decisions reproduced"
+            f"decisions reproduced{others}"
         )
 
 
@@ -65,6 +71,9 @@ def replay_sweep(place: Path, folders: Iterable[Path]) -> SweepReplay:
         one = OneReplay(str(folder))
         try:
             one.replay = replay_run(Run.open(folder))
+        except PlannedRunError:
+            sweep.planned.append(str(folder))
+            continue
         except (UserError, StorageError) as error:
             one.why_not = str(error)
         sweep.runs.append(one)

@@ -189,6 +189,7 @@ def _sweep_record(sweep: SweepReplay) -> dict[str, Any]:
         "path": sweep.path,
         "reproduced": sweep.is_reproduced,
         "decisions": {"logged": sweep.logged, "reproduced": sweep.reproduced},
+        "planned": sweep.planned,
         "runs": [
             {"path": one.path, "why_not": one.why_not}
             if one.replay is None

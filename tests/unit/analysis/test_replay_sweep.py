@@ -8,6 +8,7 @@ import pytest
 
 import chronorun.analysis.replay_sweep as room
 from chronorun.analysis.replay import Replay, Tally
+from chronorun.analysis.replay_config import PlannedRunError
 from chronorun.cli.replay import replay_command
 from chronorun.errors import UserError
 
@@ -54,3 +55,17 @@ def test_a_question_is_asked_of_one_run(runs: Path) -> None:
         f"replay: lifecycle.prune_patience=3 of the 3 runs in {runs}, expected the folder of one "
         f"run with it; name one such as {runs}/0-good"
     )
+
+
+def test_runs_that_followed_a_plan_are_counted_apart(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replay(run: room.Run) -> Replay:
+        if run.folder.name != "0-good":
+            raise PlannedRunError("replay: config.yaml says edits.kind=yoked")
+        return Replay(run.folder.name, Tally(3, 3), Tally(5, 5))
+
+    monkeypatch.setattr(room, "replay_run", replay)
+    assert replay_command(str(runs), [], False) == 0
+    told = capsys.readouterr().out
+    assert told == "replay: 1 of 1 runs, 8 of 8 decisions reproduced; 2 more followed a plan\n"

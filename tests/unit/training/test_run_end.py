@@ -14,7 +14,7 @@ from chronorun.errors import RunInterrupted, StorageError
 from chronorun.training.logs import RunLogs
 from chronorun.training.run_end import RunEnd
 
-DONE = ["summary", "priors", "scenario", "decisions", "trackers"]
+DONE = ["priors", "scenario", "summary", "decisions", "trackers"]
 
 
 class Parts:

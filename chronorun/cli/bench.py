@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chronorun import __version__
 from chronorun.cli import hydra_bridge
-from chronorun.cli.bench_jobs import ERROR_FILE, SweepStopped, bench_job
+from chronorun.cli.bench_jobs import ERROR_FILE, SweepStopped, bench_job, keep_error
 from chronorun.cli.bench_outcome import collect, conclude
 from chronorun.cli.bench_progress import watching
 from chronorun.cli.bench_sweep import Sweep, claim, fingerprint, plan
@@ -127,17 +126,11 @@ def _run_waves(
             except Exception as error:
                 # Not a job's own failure, which leaves a record: its worker was killed, say.
                 end = error
-                _tell_lost(error, folder)
+                warn(
+                    f"bench: jobs were cut off by {keep_error(error, folder)}; see "
+                    f"{folder / ERROR_FILE}; the same command runs what has no result"
+                )
     return end
-
-
-def _tell_lost(error: Exception, folder: Path) -> None:
-    (folder / ERROR_FILE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    first = (str(error).strip().splitlines() or [""])[0]
-    warn(
-        f"bench: jobs were cut off by {type(error).__name__}: {first}; see {folder / ERROR_FILE}; "
-        f"the same command runs what has no result"
-    )
 
 
 def _name_folders(sweep: Sweep) -> str:

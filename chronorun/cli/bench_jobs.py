@@ -40,13 +40,19 @@ def bench_job(composed: DictConfig) -> float | None:
     except RunInterrupted:
         raise
     except Exception as error:
-        (run_dir / ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
-        first = (str(error).splitlines() or [""])[0]
-        result = job.result("failed", f"{type(error).__name__}: {first}; see {ERROR_FILE}")
+        result = job.result("failed", f"{keep_error(error, run_dir)}; see {ERROR_FILE}")
     write_result(result, run_dir)
     if result.status == "failed" and composed.bench.on_error == OnError.stop:
         raise SweepStopped
     return result.metrics.get("val_loss")
+
+
+def keep_error(error: Exception, folder: Path) -> str:
+    """Write an error's traceback into a folder; return in a line what it was."""
+    text = "".join(traceback.format_exception(error))
+    (folder / ERROR_FILE).write_text(text, encoding="utf-8")
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}"
 
 
 def finished(job_dir: Path) -> JobResult | None:

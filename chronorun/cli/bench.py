@@ -16,7 +16,7 @@ from chronorun.cli.bench_sweep import Sweep, claim, fingerprint, plan
 from chronorun.cli.terminal import warn
 from chronorun.config.bench import BenchRunConfig
 from chronorun.config.compose import compose_checked
-from chronorun.config.overrides import parse_overrides, quoted
+from chronorun.config.overrides import parse_overrides, unnamed
 from chronorun.core.launch import find_place
 from chronorun.core.lock import exclusive
 from chronorun.errors import ChronorunError, RunInterrupted, UserError
@@ -116,7 +116,8 @@ def _run_waves(
             # a wave without any to run is left out.
             if open_arms.isdisjoint(arms):
                 continue
-            call.overrides = [*sweep.overrides(arms), _name_folders(sweep)]
+            shared = (text.partition("=")[0].lstrip("+") for text in sweep.shared)
+            call.overrides = [*sweep.overrides(arms), unnamed(shared)]
             try:
                 hydra_bridge.run(call, bench_job, files)
             except (RunInterrupted, SweepStopped) as stop:
@@ -131,8 +132,3 @@ def _run_waves(
                     f"{folder / ERROR_FILE}; the same command runs what has no result"
                 )
     return end
-
-
-def _name_folders(sweep: Sweep) -> str:
-    shared = [text.partition("=")[0].lstrip("+") for text in sweep.shared]
-    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, shared))}]"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from chronorun import __version__
 from chronorun.cli.terminal import warn
-from chronorun.config.overrides import parse_overrides, quoted
+from chronorun.config.overrides import parse_overrides, unnamed
 from chronorun.core.launch import Place, find_place
 from chronorun.errors import NonFiniteError, RanksDisagreeError, RunInterrupted, UserError
 
@@ -116,7 +116,8 @@ def _run_here(
         warn(message)
     run_dir = _check_place(call, composition, resumed)
     if call.multirun:
-        call.overrides.append(_name_folders_after_what_differs(given))
+        shared = (item.get_key_element() for item in given if not item.is_sweep_override())
+        call.overrides.append(unnamed(shared))
     made = not run_dir.exists()
     try:
         # A sweep's launcher sends what it calls to other processes: a function of this module.
@@ -126,12 +127,6 @@ def _run_here(
         if made and not call.multirun:
             _remove_unused(run_dir)
         raise
-
-
-def _name_folders_after_what_differs(given: Sequence[Override]) -> str:
-    """Return the override that keeps what all jobs share out of their folders' names."""
-    shared = (item.get_key_element() for item in given if not item.is_sweep_override())
-    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, shared))}]"
 
 
 def _take_over_resumed(call: HydraCall) -> Path | None:

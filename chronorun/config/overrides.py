@@ -65,6 +65,11 @@ def quoted(text: str) -> str:
     return QuotedString(text=text, quote=Quote.single).with_quotes()
 
 
+def unnamed(keys: Iterable[str]) -> str:
+    """Return the override that keeps what all jobs share out of their folders' names."""
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, keys))}]"
+
+
 def check_names(
     overrides: Iterable[Override],
     groups: Mapping[str, Sequence[str]],

@@ -215,6 +215,7 @@ def _row(size: tuple[int, int], seconds: list[float]) -> Row:
         must=MUST_S if largest else None,
         aim=AIM_S if largest else None,
         note=f"{statistics.median(seconds) / (layers * experts) * 1e6:.0f} us an expert",
+        limit="every expert's histograms are logged: 4.5 million numbers in 28 MB of JSON",
     )
 
 

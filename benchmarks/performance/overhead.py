@@ -115,6 +115,8 @@ def _evaluation(run: BenchmarkRun, seconds: Mapping[str, Seconds]) -> Row:
         unit="%",
         must=EVALUATION_MUST,
         note=f"{each * 1e3:.1f} ms a checkpoint, trials of suspects left out",
+        limit="half of it copies and compares all expert weights, at the speed of memory; "
+        "the rest is Python by layer",
     )
 
 

@@ -54,7 +54,7 @@ def text_table(rows: Sequence[Row]) -> str:
         padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         lines.append("  " + "  ".join(padded).rstrip())
         if row.note:
-            lines.append(f"      {row.note}")
+            lines.append(f"      {row.remark()}")
     return "\n".join(lines)
 
 
@@ -63,7 +63,7 @@ def markdown(record: Mapping[str, Any], rows: Sequence[Row]) -> str:
     machine = ", ".join(f"{key}: {value}" for key, value in record["machine"].items())
     lines = ["# Performance", "", f"`{record['command']}`", "", machine, ""]
     lines += [f"| {' | '.join((*HEADER, 'note'))} |", "|" + " --- |" * (len(HEADER) + 1)]
-    lines += [f"| {' | '.join((*cells(row), row.note))} |" for row in rows]
+    lines += [f"| {' | '.join((*cells(row), row.remark()))} |" for row in rows]
     lines += ["", "| group | seconds | load average before | after |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {name} | {group['seconds']:.0f} | {group['load_before']} | {group['load_after']} |"

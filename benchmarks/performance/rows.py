@@ -19,7 +19,8 @@ class Row:
     ``unit``: ``x`` a ratio, ``%`` a ratio shown in hundredths, ``s`` seconds, ``MiB``. ``must`` is
     the largest value allowed and ``aim`` the one hoped for, the smallest where ``at_least`` is set;
     None: no goal. ``value`` is None where ``status`` tells why nothing was measured;
-    ``baseline_spread`` is the slowest round of the baseline over its fastest.
+    ``baseline_spread`` is the slowest round of the baseline over its fastest; ``limit`` says what
+    stands in the way of the must, for the case that it is missed.
     """
 
     group: str
@@ -33,6 +34,7 @@ class Row:
     at_least: bool = False
     baseline_spread: float | None = None
     note: str = ""
+    limit: str = ""
     status: str = "measured"
 
     def verdict(self) -> str:
@@ -54,6 +56,10 @@ class Row:
     def holds(self) -> bool:
         """Whether the must is met; also where there is none, or no figure."""
         return self.value is None or self.must is None or self._within(self.must)
+
+    def remark(self) -> str:
+        """Return the note, and where the must is missed also what stands in the way."""
+        return self.note if self.holds() or not self.limit else f"{self.note}; {self.limit}"
 
     def _within(self, goal: float) -> bool:
         assert self.value is not None
@@ -102,13 +108,14 @@ def summary_row(
     aim: float | None = None,
     at_least: bool = False,
     note: str = "",
+    limit: str = "",
 ) -> Row:
     """Return the row of ``values`` (their median unless ``value`` is given).
 
     Refused where the rounds of ``baseline`` vary by more than ``NOISE_LIMIT``.
     """
     noise = spread(baseline)
-    shared = {"must": must, "aim": aim, "at_least": at_least, "note": note}
+    shared = {"must": must, "aim": aim, "at_least": at_least, "note": note, "limit": limit}
     if noise > NOISE_LIMIT:
         why = f"{NOISY} (baseline varied {noise:.2f} times)"
         return Row(group, name, unit, None, baseline_spread=noise, status=why, **shared)  # type: ignore[arg-type]

@@ -319,8 +319,8 @@ class LifecycleCoordinator:
         entries = self.reader.basins(x)
         for record, entry in zip(self.registry.live(layer_id), entries, strict=True):
             record.basin.append(entry)
-        for line in basin_records(layer_id, self.registry.slots(layer_id), entries):
-            self.logs.basins.write(line)
+        lines = basin_records(layer_id, self.registry.slots(layer_id), entries)
+        self.logs.basins.write_all(lines)
         signals = self.reader.read(x)
         check_signals(signals)
         return signals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +18,17 @@ class RecordWriter(Protocol):
     def write(self, record: Any) -> None:
         """Append one record."""
 
+    def write_all(self, records: Sequence[Any]) -> None:
+        """Append several."""
+
 
 class Nowhere:
     """Takes records and forgets them."""
 
     def write(self, record: Any) -> None:
+        """Do nothing."""
+
+    def write_all(self, records: Sequence[Any]) -> None:
         """Do nothing."""
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from chronorun.config.governance import ControlConfig
 from chronorun.config.lifecycle import LifecycleConfig, TwoModeUse
@@ -161,8 +161,11 @@ class SignalReader:
                 record,
                 None if contributions is None else contributions[slot],
                 None if harms is None else harms[slot],
+                deviation,
             )
-            for slot, record in enumerate(records)
+            for slot, (record, deviation) in enumerate(
+                zip(records, weight_deviations(records), strict=True)
+            )
         ]
 
     def _expert(
@@ -172,6 +175,7 @@ class SignalReader:
         record: ExpertRecord,
         contribution: float | None,
         harm: tuple[float, float] | None,
+        deviation: float | None,
     ) -> ExpertSignals:
         layer_id, name = record.layer_id, record.expert_id
         return ExpertSignals(
@@ -185,7 +189,7 @@ class SignalReader:
             overflow=0.0 if x.window is None else float(x.window.overflow_by_expert[slot]),
             weight_norm=x.weights.norms[slot],
             weight_delta=x.weights.deltas[slot],
-            weight_deviation=weight_deviation(record),
+            weight_deviation=deviation,
             two_mode_score=self._two_mode_score(x, layer_id, slot, name),
             contribution=contribution,
             token_harm=None if harm is None else harm[0],
@@ -276,15 +280,27 @@ class SignalReader:
             watch.load_state_dict(state[str(i)])
 
 
-def weight_deviation(record: ExpertRecord) -> float | None:
-    """Return how far an expert's newest weight change lies from its median, in MAD.
+def weight_deviations(records: Sequence[ExpertRecord]) -> list[float | None]:
+    """Return how far each expert's newest weight change lies from its median, in MAD.
 
     None before ``DEVIATION_ENTRIES`` checkpoints in which it had tokens.
     """
-    deltas = [e.weight_delta for e in record.basin.entries if e.share > 0.0]
-    if len(deltas) <= DEVIATION_ENTRIES:
-        return None
-    median = statistics.median(deltas[:-1])
-    spread = statistics.median([abs(delta - median) for delta in deltas[:-1]])
-    spread = max(spread, _LEAST_SPREAD * median)
-    return (deltas[-1] - median) / spread if spread > 0.0 else None
+    known = [[e.weight_delta for e in r.basin.entries if e.share > 0.0] for r in records]
+    found: list[float | None] = [None] * len(records)
+    # Most experts of a layer are equally old: each age is one array.
+    for length in {len(deltas) for deltas in known if len(deltas) > DEVIATION_ENTRIES}:
+        experts = [e for e, deltas in enumerate(known) if len(deltas) == length]
+        deltas_EN = np.array([known[e] for e in experts])
+        before, newest = deltas_EN[:, :-1], deltas_EN[:, -1]
+        median = _medians(before)
+        spread = np.maximum(_medians(np.abs(before - median[:, None])), _LEAST_SPREAD * median)
+        distances, units = (newest - median).tolist(), spread.tolist()
+        for e, distance, unit in zip(experts, distances, units, strict=True):
+            found[e] = distance / unit if unit > 0.0 else None
+    return found
+
+
+def _medians(values_EN: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the median of each row; ``np.median`` takes three times as long over a few rows."""
+    n, ordered = values_EN.shape[1], np.sort(values_EN, axis=1)
+    return np.asarray((ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2.0)

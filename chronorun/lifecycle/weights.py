@@ -45,7 +45,7 @@ class WeightWatch:
         # Fresh memory costs as much as the arithmetic: what was the last look holds the changes,
         # then the unit vectors.
         torch.sub(weights_EP, scratch_EP, out=scratch_EP)
-        deltas_E = torch.stack(torch._foreach_norm(scratch_EP.unbind(0)))
+        deltas_E = scratch_EP.norm(dim=1)
         torch.div(weights_EP, norms_E.clamp(min=1e-30)[:, None], out=scratch_EP)
         cosines = _cosines(scratch_EP)
         # A copy of our own: the parameters themselves change in place.

@@ -48,15 +48,17 @@ def reason(error: BaseException) -> str:
 class WandbTracker:
     """One W&B run per run. The first failure is said once and ends the tracker, not the run.
 
-    The W&B run starts on a thread of its own, so that training does not wait for it: what is
-    logged meanwhile is kept and passed on when it is up. The import stays on the caller's thread,
-    since two threads importing at once can meet half-made modules.
+    Nothing is imported before there is something to log: the import takes a second, and the first
+    step does not wait for it. The W&B run starts on a thread of its own: what is logged meanwhile
+    is kept and passed on when it is up. The import stays on the caller's thread, since two threads
+    importing at once can meet half-made modules.
     """
 
     def __init__(self, config: WandbConfig, notice: Callable[[str], None]) -> None:
         self.config = config
         self.mode = chosen_mode(config)
         self._tell = notice
+        self._info: RunInfo | None = None
         self._run: Any = None
         self._thread: threading.Thread | None = None
         self._deadline = 0.0
@@ -67,9 +69,11 @@ class WandbTracker:
         self._alerts = 0
 
     def start(self, info: RunInfo) -> None:
+        """Remember what the W&B run will be called; it begins with the first thing to log."""
+        self._info = info
+
+    def _launch(self, info: RunInfo) -> None:
         """Begin the W&B run in the background."""
-        if self._closed:
-            return
         try:
             import wandb
         except Exception as error:
@@ -147,12 +151,18 @@ class WandbTracker:
 
     def _send(self, what: str, call: Callable[[Any], object]) -> None:
         with self._lock:
-            if self._closed or self._thread is None:
+            if not self._is_begun():
                 return
             if self._run is None:
                 self._waiting.append((what, call))
             else:
                 self._guard(what, call)
+
+    def _is_begun(self) -> bool:
+        """Begin the W&B run if need be; False where there is none to log to."""
+        if not self._closed and self._thread is None and self._info is not None:
+            self._launch(self._info)
+        return not self._closed and self._thread is not None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the figures of a step."""
@@ -181,8 +191,9 @@ class WandbTracker:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Close the W&B run; a start still under way gets what is left of its time-out."""
-        if self._closed or self._thread is None:
+        if not self._is_begun():
             return
+        assert self._thread is not None
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
         with self._lock:
             run = self._run

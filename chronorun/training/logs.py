@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ class RunLog:
         """Append one record."""
         self._open().write(record)
 
+    def write_all(self, records: Sequence[Any]) -> None:
+        """Append several."""
+        self._open().write_all(records)
+
     def state(self) -> LogState | None:
         """Make the records durable and return offset and prefix hash; None without a file."""
         if self._writer is None:
@@ -72,6 +76,9 @@ class UnwrittenLog(RunLog):
         """Do nothing."""
 
     def write(self, record: Any) -> None:
+        """Do nothing."""
+
+    def write_all(self, records: Sequence[Any]) -> None:
         """Do nothing."""
 
 

@@ -102,7 +102,7 @@ def test_deviations_are_derived_as_training_measures_them() -> None:
         record.basin.append(
             BasinEntry(0, checkpoint, share, 0, nothing, nothing, {}, 1, rng.random())
         )
-        assert weight_deviation(record) == observation.weight_deviation(record)
+        assert [weight_deviation(record)] == observation.weight_deviations([record])
 
 
 def test_replay_modules_import_no_torch_of_their_own() -> None:

@@ -50,6 +50,14 @@ def test_a_goal_of_nothing_at_all_can_be_missed() -> None:
     assert Row("gpu", "host syncs in a step", "x", 0.0, must=0.0).verdict() == "holds"
 
 
+def test_a_missed_must_says_what_stands_in_the_way() -> None:
+    missed = Row("g", "a", "x", 3.0, must=2.0, note="ten rounds", limit="memory")
+    assert missed.remark() == "ten rounds; memory"
+    assert "ten rounds; memory" in text_table([missed])
+    met = Row("g", "a", "x", 1.0, must=2.0, note="ten rounds", limit="memory")
+    assert met.remark() == "ten rounds"
+
+
 def test_a_row_without_goals_judges_nothing() -> None:
     (row,) = without_goals([Row("step", "a", "x", 3.0, must=2.0, aim=1.0)])
     assert (row.verdict(), row.holds()) == ("no goal", True)

@@ -59,8 +59,7 @@ def test_a_resumed_log_equals_one_never_stopped(
     path.write_bytes(path.read_bytes() + torn)
     tail = path.read_bytes()[saved.offset :]
     resumed = JsonlWriter(path, resume_at=saved)
-    for record in records[checkpoint:]:
-        resumed.write(record)
+    resumed.write_all(records[checkpoint:])
     resumed.close()
     assert path.read_bytes() == (folder / "whole.jsonl").read_bytes()
     assert resumed.state() == whole

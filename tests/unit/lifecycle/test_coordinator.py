@@ -67,6 +67,10 @@ class Lines(list[Any]):
     def write(self, record: Any) -> None:
         self.append(json.loads(json.dumps(record, default=vars)))
 
+    def write_all(self, records: Sequence[Any]) -> None:
+        for record in records:
+            self.write(record)
+
 
 class Loop:
     """A training loop with recorder, controller, lenses and probe, and perhaps a coordinator."""

@@ -20,7 +20,7 @@ from chronorun.lifecycle.observation import (
     DEVIATION_ENTRIES,
     LayerInput,
     SignalReader,
-    weight_deviation,
+    weight_deviations,
 )
 from chronorun.lifecycle.registry import Registry
 from chronorun.lifecycle.signals import ArchiveMatch, LayerSignals
@@ -177,7 +177,7 @@ def deviation(deltas: Sequence[float], shares: Sequence[float] | None = None) ->
         share = 1.0 if shares is None else shares[i]
         entry = BasinEntry(i, i, share, 0.0, nothing, nothing, {}, 1.0, delta)
         record.basin.append(entry)
-    return weight_deviation(record)
+    return weight_deviations([record])[0]
 
 
 def test_a_deviation_needs_a_history() -> None:
@@ -191,6 +191,18 @@ def test_a_deviation_is_counted_in_mad_of_those_before() -> None:
     deltas = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
     assert deviation([*deltas, 25.0]) == pytest.approx((25.0 - 5.0) / 2.0)
     assert deviation([*deltas, 1.0]) == pytest.approx(-2.0)
+
+
+def test_experts_of_different_age_do_not_meet() -> None:
+    rng = np.random.default_rng(0)
+    records = Registry([6]).live(0)
+    for record, age in zip(records, (4, 9, 20, 20, 31, 10), strict=True):
+        for i, delta in enumerate(rng.random(age).tolist()):
+            entry = BasinEntry(i, i, 1.0, 0.0, np.zeros(2), np.zeros(2), {}, 1.0, delta)
+            record.basin.append(entry)
+    alone = [weight_deviations([record])[0] for record in records]
+    assert weight_deviations(records) == alone
+    assert [found is None for found in alone] == [True, False, False, False, False, False]
 
 
 def test_a_steady_expert_is_no_suspect_for_a_blip() -> None:

@@ -6,7 +6,8 @@ Ratios come from interleaved rounds in one process on one thread, of process CPU
 their median, with least and largest. A row whose baseline took more than 1.5 times as long in one
 round as in another is refused instead of reported. ``benchmarks/README.md`` describes the groups.
 ``--quick`` takes about three minutes and is rough. The table goes to the terminal and to
-``<out>.json`` and ``<out>.md``. Exit code 0, also where a goal is missed.
+``<out>.json`` and ``<out>.md``; with ``--rows``, other groups keep there what the same machine and
+versions found before. Exit code 0, also where a goal is missed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from performance import GROUPS, load_group
 from performance.machine import load, machine
-from performance.report import text_table, write
+from performance.report import earlier, text_table, write
 from performance.rows import Row
 
 DEFAULT_OUT = Path(__file__).resolve().parent / "results" / "performance"
@@ -46,10 +47,11 @@ def measure_group(name: str, quick: bool) -> tuple[list[Row], dict[str, Any]]:
     print(f"\n{name}", flush=True)
     rows = load_group(name)(quick)
     gc.collect()
-    seconds = time.perf_counter() - began
+    seconds = round(time.perf_counter() - began)
     print(text_table(rows), flush=True)
-    print(f"  {seconds:.0f} s, load {before[0]} to {load()[0]}", flush=True)
-    return rows, {"seconds": seconds, "load_before": before, "load_after": load()}
+    print(f"  {seconds} s, load {before[0]} to {load()[0]}", flush=True)
+    date = time.strftime("%Y-%m-%d")
+    return rows, {"date": date, "seconds": seconds, "load_before": before, "load_after": load()}
 
 
 def main() -> int:
@@ -57,15 +59,21 @@ def main() -> int:
     options = parse_arguments()
     torch.set_num_threads(1)
     command = shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]])
-    record: dict[str, Any] = {"command": command, "machine": machine(), "groups": {}}
-    print(", ".join(f"{key}: {value}" for key, value in record["machine"].items()))
+    here = machine()
+    print(", ".join(f"{key}: {value}" for key, value in here.items()), f"load: {load()}", sep=", ")
+    wanted = options.rows or list(GROUPS)
+    about, kept = earlier(options.out, here)
     rows: list[Row] = []
-    for name in options.rows or GROUPS:
-        found, about = measure_group(name, options.quick)
+    for name in wanted:
+        found, about[name] = measure_group(name, options.quick)
+        about[name]["command"] = command
         rows += found
-        record["groups"][name] = about
         # After each group, so that an interrupted run leaves what it has.
-        write(options.out, record, rows)
+        measured = {row.group for row in rows}
+        both = [*rows, *(row for row in kept if row.group not in measured)]
+        both.sort(key=lambda row: list(GROUPS).index(row.group))
+        groups = {name: about[name] for name in GROUPS if name in about}
+        write(options.out, {"machine": here, "groups": groups}, both)
     missed = [row for row in rows if not row.holds()]
     refused = sum(row.status.startswith("refused") for row in rows)
     print(f"\n{len(rows)} rows, {len(missed)} musts missed, {refused} refused as too noisy")

@@ -34,6 +34,7 @@ def measure_preset(preset: str, experts: tuple[int, ...], rounds: int) -> list[R
             must=GOALS.get(n, (None, None))[0],
             aim=GOALS.get(n, (None, None))[1],
             note=f"{n * weights / 2**20:.0f} MiB of weights",
+            limit="they are read, and gradients of all of them written, in every step",
         )
         for weights in (8 * config.d_model * config.ff_width,)
         for n in experts

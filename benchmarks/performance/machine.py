@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from pathlib import Path
 
 import torch
 
 
 def machine() -> dict[str, object]:
-    """Return the machine's name, its load and the versions in use."""
+    """Return the machine's name and the versions in use."""
     return {
-        "date": time.strftime("%Y-%m-%d"),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "load_average": load(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

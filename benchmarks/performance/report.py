@@ -61,15 +61,28 @@ def text_table(rows: Sequence[Row]) -> str:
 def markdown(record: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Return the page: machine, groups with their load, one table."""
     machine = ", ".join(f"{key}: {value}" for key, value in record["machine"].items())
-    lines = ["# Performance", "", f"`{record['command']}`", "", machine, ""]
+    lines = ["# Performance", "", machine, ""]
     lines += [f"| {' | '.join((*HEADER, 'note'))} |", "|" + " --- |" * (len(HEADER) + 1)]
     lines += [f"| {' | '.join((*cells(row), row.remark()))} |" for row in rows]
-    lines += ["", "| group | seconds | load average before | after |", "| --- | --- | --- | --- |"]
+    about = ("date", "command", "seconds", "load_before", "load_after")
+    lines += ["", f"| group | {' | '.join(about)} |".replace("_", " "), "|" + " --- |" * 6]
     lines += [
-        f"| {name} | {group['seconds']:.0f} | {group['load_before']} | {group['load_after']} |"
+        f"| {name} | {' | '.join(str(group[key]) for key in about)} |"
         for name, group in record["groups"].items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def earlier(
+    stem: Path, machine: Mapping[str, object]
+) -> tuple[dict[str, dict[str, Any]], list[Row]]:
+    """Return groups and rows that this machine, with these versions, has written before."""
+    file = stem.with_suffix(".json")
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if record.get("machine") != machine:
+        return {}, []
+    rows = [Row(**{k: v for k, v in row.items() if k != "verdict"}) for row in record["rows"]]
+    return record["groups"], rows
 
 
 def write(stem: Path, record: Mapping[str, Any], rows: Sequence[Row]) -> None:

@@ -88,11 +88,21 @@ def ratio_row(
     aim: float | None = None,
     at_least: bool = False,
     note: str = "",
+    limit: str = "",
 ) -> Row:
     """Return the median ratio of paired rounds, refused where those below vary too much."""
     ratios = paired_ratios(above, below)
     return summary_row(
-        group, name, ratios, below, unit=unit, must=must, aim=aim, at_least=at_least, note=note
+        group,
+        name,
+        ratios,
+        below,
+        unit=unit,
+        must=must,
+        aim=aim,
+        at_least=at_least,
+        note=note,
+        limit=limit,
     )
 
 

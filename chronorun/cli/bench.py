@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from chronorun import __version__
 from chronorun.cli import hydra_bridge
-from chronorun.cli.bench_jobs import ERROR_FILE, SweepStopped, bench_job, keep_error
-from chronorun.cli.bench_outcome import collect, conclude
-from chronorun.cli.bench_progress import watching
-from chronorun.cli.bench_sweep import Sweep, claim, fingerprint, plan
+from chronorun.cli.bench_jobs import bench_job
+from chronorun.cli.bench_outcome import conclude
+from chronorun.cli.bench_sweep import claim, fingerprint, plan
+from chronorun.cli.bench_waves import Waves
 from chronorun.cli.terminal import warn
 from chronorun.config.bench import BenchRunConfig
 from chronorun.config.compose import compose_checked
-from chronorun.config.overrides import parse_overrides, unnamed
+from chronorun.config.overrides import parse_overrides
 from chronorun.core.launch import find_place
 from chronorun.core.lock import exclusive
-from chronorun.errors import ChronorunError, RunInterrupted, UserError
+from chronorun.errors import RunInterrupted, UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -85,7 +85,7 @@ def _bench(
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder, "bench"):
         claim(folder, sweep, mark)
-        end = _run_waves(call, files, sweep, folder)
+        end = Waves(call, files, sweep, folder, config.bench.on_error).run()
         without_result = conclude(folder, sweep, config, [command])
     if isinstance(end, RunInterrupted):
         message = "bench: interrupted, everything is saved; the same command goes on"
@@ -101,34 +101,3 @@ def _tell_ignored(config: BenchRunConfig, given: Sequence[Override]) -> None:
     about_arms = ("lifecycle", "governance", "edits")
     for message in ignored_options(config, {k for k in keys if not k.startswith(about_arms)}):
         warn(message)
-
-
-def _run_waves(
-    call: HydraCall, files: ConfigFiles, sweep: Sweep, folder: Path
-) -> BaseException | None:
-    """Run what is not done yet; return what ended a wave early, if something did."""
-    open_arms = {r.arm for r in collect(folder, sweep) if not r.has_metrics}
-    end: BaseException | None = None
-    call.arguments.multirun = True
-    with watching(folder, len(sweep.keys())):
-        for arms in sweep.waves:
-            # Hydra composes every job, which takes a while, before the first one says it is done:
-            # a wave without any to run is left out.
-            if open_arms.isdisjoint(arms):
-                continue
-            shared = (text.partition("=")[0].lstrip("+") for text in sweep.shared)
-            call.overrides = [*sweep.overrides(arms), unnamed(shared)]
-            try:
-                hydra_bridge.run(call, bench_job, files)
-            except (RunInterrupted, SweepStopped) as stop:
-                return stop
-            except ChronorunError:
-                raise
-            except Exception as error:
-                # Not a job's own failure, which leaves a record: its worker was killed, say.
-                end = error
-                warn(
-                    f"bench: jobs were cut off by {keep_error(error, folder)}; see "
-                    f"{folder / ERROR_FILE}; the same command runs what has no result"
-                )
-    return end

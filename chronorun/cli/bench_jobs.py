@@ -5,20 +5,59 @@ from __future__ import annotations
 import re
 import shutil
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from chronorun.analysis.bench_results import FILE, JobResult, Status, read_result, write_result
 from chronorun.analysis.comparisons import LIFECYCLE
 from chronorun.cli.bench_sweep import DIMENSIONS
 from chronorun.config.bench import FOLLOWERS, OnError
+from chronorun.core.files import write_atomically
 from chronorun.errors import RunInterrupted, StorageError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 ERROR_FILE = "error.txt"
+BEGUN = ".begun.json"
+"""While a job runs: the record it gets if its process is killed."""
+_GATE = ".gate.json"
+_HYDRAS = (".hydra", "train.log")
+
+
+class Gate(msgspec.Struct):
+    """Which jobs a launch runs, by folder; None: any. The others return at once.
+
+    In a file, since only that reaches the jobs of every launcher.
+    """
+
+    only: list[str] | None = None
+    never: list[str] = []
+
+    def lets_through(self, name: str) -> bool:
+        """Return whether a job may run."""
+        return name not in self.never and (self.only is None or name in self.only)
+
+
+@contextmanager
+def close_gate(sweep_dir: Path, gate: Gate) -> Iterator[None]:
+    """Let only some of a sweep's jobs through."""
+    write_atomically(sweep_dir / _GATE, msgspec.json.encode(gate))
+    try:
+        yield
+    finally:
+        (sweep_dir / _GATE).unlink(missing_ok=True)
+
+
+def _gate_of(sweep_dir: Path) -> Gate:
+    try:
+        return msgspec.json.decode((sweep_dir / _GATE).read_bytes(), type=Gate)
+    except FileNotFoundError:
+        return Gate()
 
 
 class SweepStopped(BaseException):
@@ -33,18 +72,27 @@ def bench_job(composed: DictConfig) -> float | None:
     done = finished(run_dir)
     if done is not None:
         return done.metrics.get("val_loss")
+    if not _gate_of(run_dir.parent).lets_through(run_dir.name):
+        return None
     job = _Job(composed, run_dir)
-    try:
-        result = job.run()
-        (run_dir / ERROR_FILE).unlink(missing_ok=True)
-    except RunInterrupted:
-        raise
-    except Exception as error:
-        result = job.result("failed", f"{keep_error(error, run_dir)}; see {ERROR_FILE}")
-    write_result(result, run_dir)
+    with job.marked():
+        result = _run(job)
     if result.status == "failed" and composed.bench.on_error == OnError.stop:
         raise SweepStopped
     return result.metrics.get("val_loss")
+
+
+def _run(job: _Job) -> JobResult:
+    """Run a job and write its record."""
+    try:
+        result = job.run()
+        (job.run_dir / ERROR_FILE).unlink(missing_ok=True)
+    except RunInterrupted:
+        raise
+    except Exception as error:
+        result = job.result("failed", f"{keep_error(error, job.run_dir)}; see {ERROR_FILE}")
+    write_result(result, job.run_dir)
+    return result
 
 
 def keep_error(error: Exception, folder: Path) -> str:
@@ -98,6 +146,17 @@ class _Job:
             reason,
             **figures,
         )
+
+    @contextmanager
+    def marked(self) -> Iterator[None]:
+        """Leave a mark in the folder that only the end of the process outlives."""
+        mark = self.run_dir / BEGUN
+        killed = self.result("failed", f"its process was killed; see {ERROR_FILE}")
+        write_atomically(mark, msgspec.json.encode(killed))
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
 
     def run(self) -> JobResult:
         """Train and measure, as far as the run that this one follows allows it."""
@@ -175,7 +234,7 @@ class _Job:
 def _clear(run_dir: Path) -> None:
     """Drop what a killed job left behind, but for what Hydra wrote for this one."""
     for path in run_dir.iterdir():
-        if path.name == ".hydra" or path.name == "train.log":
+        if path.name in (*_HYDRAS, BEGUN):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

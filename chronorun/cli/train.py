@@ -104,12 +104,18 @@ def _run_here(
     given: Sequence[Override],
     processes: Processes | None = None,
 ) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
     from chronorun.cli import hydra_bridge
     from chronorun.config.ignored import ignored_options
 
     files = call.files("train")
 
+    folders: list[Path] = []
+
     def job(composed: DictConfig) -> float | None:
+        # Where Hydra draws a run_id, it is another one than ours.
+        folders.append(Path(str(HydraConfig.get().runtime.output_dir)))
         return train_job(composed, processes)
 
     for message in ignored_options(composition.config, {item.key_or_group for item in given}):
@@ -121,11 +127,11 @@ def _run_here(
     made = not run_dir.exists()
     try:
         # A sweep's launcher sends what it calls to other processes: a function of this module.
-        task = train_job if processes is None else job
+        task = train_job if call.multirun else job
         hydra_bridge.run(call, task, files, composition)
     except UserError:
-        if made and not call.multirun:
-            _remove_unused(run_dir)
+        for folder in folders if made else ():
+            _remove_unused(folder)
         raise
 
 

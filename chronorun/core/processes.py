@@ -146,7 +146,7 @@ class Processes:
             self._leave()
             raise
         except RuntimeError as error:
-            if self.world == 1 or not _is_broken(error):
+            if self.world == 1 or not is_broken(error):
                 raise
             raise ProcessLostError(
                 f"processes: another of the {self.world} was lost, expected all to answer within "
@@ -208,8 +208,10 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _is_broken(error: RuntimeError) -> bool:
+def is_broken(error: Exception) -> bool:
     """Say whether an error is the process group's: gloo raises plain RuntimeErrors."""
-    return isinstance(error, dist.DistError) or any(
-        word in str(error).lower() for word in ("gloo", "nccl", "connection closed")
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, dist.DistError)
+        or any(word in said for word in ("gloo", "nccl", "connection closed"))
     )

@@ -23,6 +23,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from chronorun.core.files import TEMPORARY, fsync_dir, sha256_file
+from chronorun.core.processes import is_broken
 from chronorun.errors import ChronorunError, StorageError
 from chronorun.training.checkpoint_manifest import (
     KINDS,
@@ -159,7 +160,7 @@ def told_as_misfit(checkpoint: Checkpoint | None) -> Iterator[None]:
     except (ChronorunError, OSError, MemoryError):
         raise
     except Exception as error:
-        if checkpoint is None:
+        if checkpoint is None or is_broken(error):
             raise
         what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
         raise bad_file(checkpoint.path, f"does not fit this run ({what})") from error

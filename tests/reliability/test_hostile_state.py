@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from chronorun.errors import StorageError
-from chronorun.training.checkpoint import load_checkpoint
+from chronorun.training.checkpoint import load_checkpoint, told_as_misfit
 from chronorun.training.checkpoint_state import check_types
 from reliability import nano
 from reliability.commands import Commands
@@ -115,3 +115,11 @@ def test_links_and_unknown_names(folder: Path, tmp_path: Path, name: str) -> Non
         f"checkpoint: {folder / name} does not belong to a checkpoint; "
         f"resume from another checkpoint"
     )
+
+
+def test_a_process_lost_meanwhile_is_no_misfit(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder)
+    with pytest.raises(StorageError, match="does not fit this run"), told_as_misfit(checkpoint):
+        raise RuntimeError("size mismatch")
+    with pytest.raises(RuntimeError, match="Connection closed"), told_as_misfit(checkpoint):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from performance.report import cells, text_table
+from performance.report import cells, earlier, text_table, write
 from performance.rows import Row, ratio_row, summary_row, without_goals
 from performance.timing import growth_exponent, interleave, turned
 
@@ -56,6 +58,15 @@ def test_a_missed_must_says_what_stands_in_the_way() -> None:
     assert "ten rounds; memory" in text_table([missed])
     met = Row("g", "a", "x", 1.0, must=2.0, note="ten rounds", limit="memory")
     assert met.remark() == "ten rounds"
+
+
+def test_groups_measured_before_are_kept_on_the_same_machine(tmp_path: Path) -> None:
+    machine, rows = {"cpu": "one", "cores": 2}, [Row("g", "a", "x", 3.0, must=2.0, limit="memory")]
+    groups = {"g": dict.fromkeys(("date", "command", "seconds", "load_before", "load_after"), "1")}
+    assert earlier(tmp_path / "page", machine) == ({}, [])
+    write(tmp_path / "page", {"machine": machine, "groups": groups}, rows)
+    assert earlier(tmp_path / "page", machine) == (groups, rows)
+    assert earlier(tmp_path / "page", machine | {"cpu": "other"}) == ({}, [])
 
 
 def test_a_row_without_goals_judges_nothing() -> None:

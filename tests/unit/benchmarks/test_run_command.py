@@ -42,7 +42,9 @@ def test_quick_command_prints_and_writes_its_rows(tmp_path: Path, cache_dir: Pat
     assert done.returncode == 0, done.stderr
     record = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     assert list(record["groups"]) == groups
-    assert {"cpu", "load_average", "torch", "python"} <= record["machine"].keys()
+    assert {"cpu", "torch", "python"} <= record["machine"].keys()
+    about = {"date", "command", "seconds", "load_before", "load_after"}
+    assert all(group.keys() == about for group in record["groups"].values())
     names = [row["name"] for row in record["rows"]]
     page = out.with_suffix(".md").read_text(encoding="utf-8")
     assert all(f"\n| {name} |" in page and f"\n  {name} " in done.stdout for name in names)

@@ -266,7 +266,9 @@ class LifecycleCoordinator:
         suspects = self._suspects()
         if probe is None or not (due or suspects):
             return {}, {}
-        loss = probe(step)
+        loss = self.population.releases.take_loss()
+        if loss is None:
+            loss = probe(step)
         readings: dict[int, list[ProbationReading]] = {}
         for bundle in due:
             reading = judge_by_probe(surgeon, probe, step, loss, bundle, self.config.harm_tolerance)

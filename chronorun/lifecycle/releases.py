@@ -38,6 +38,7 @@ class Releases:
         read: Callable[[int, int], Reading | None],
     ) -> None:
         self.surgeon, self.tap, self.config, self.read = surgeon, tap, config, read
+        self._loss_as_is: float | None = None
 
     @property
     def registry(self) -> Registry:
@@ -67,6 +68,7 @@ class Releases:
 
         ``checkpoint_of`` tells for how many checkpoints each expert has been in its state.
         """
+        self._loss_as_is = None
         for child, parent in list(self.registry.twins.items()):
             age = checkpoint_of[child]
             if age < self.config.cooling_period:
@@ -79,6 +81,14 @@ class Releases:
                 continue
             self._release(step, child, values)
             yield child, record, common
+
+    def take_loss(self) -> float | None:
+        """Return the probe's loss as things are, if ``due`` read it and then left all as it was.
+
+        Whoever asks the probe next at that checkpoint is spared a forward; afterwards it is stale.
+        """
+        loss, self._loss_as_is = self._loss_as_is, None
+        return loss
 
     def _gentlest_release(self, step: int, parent: str, child: str, late: bool) -> Release:
         """Return a release by ``split_router_delta`` or, of a pair that cannot wait, a wider one.
@@ -124,6 +134,7 @@ class Releases:
         values, common = self._released(parent, child, routing, delta)
         felt: dict[str, Any] = {}
         if before is not None:
+            self._loss_as_is = before.loss
             rest = [t for t in self.surgeon.twins(layer_id) if slots[t.child] != child]
             write = {slots.index(name): each for name, each in values.items()}
             with trial(
@@ -150,6 +161,7 @@ class Releases:
     def _release(
         self, step: int, child: str, values: Mapping[str, Mapping[str, torch.Tensor]]
     ) -> None:
+        self._loss_as_is = None
         layer_id = self.registry[child].layer_id
         for expert_id, each in values.items():
             self.surgeon.write(expert_id, each)

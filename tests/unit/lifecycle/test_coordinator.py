@@ -282,6 +282,37 @@ def test_a_hog_is_split_released_and_settles() -> None:
     assert loop.c.registry["L0_E4"].state in (ExpertState.active, ExpertState.dormant)
 
 
+def test_a_checkpoint_probes_a_model_that_stays_as_it_is_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = hogging(eager(split_enabled=True, split_release_limit=40))
+    loop.until("SPLIT")
+    releases, asked = loop.c.population.releases, list[int]()
+    gentlest = releases._gentlest_release
+
+    def felt(*arguments: Any) -> Any:
+        record, *rest = gentlest(*arguments)
+        record["receipt"]["probe_shock"] = 1.0
+        return record, *rest
+
+    def probe(step: int) -> float:
+        asked.append(step)
+        return loop.probe(step)
+
+    monkeypatch.setattr(releases, "_gentlest_release", felt)
+    loop.c.population.probe = probe
+    loop.train(EVERY)
+    loop.snapshot()
+    calls = []
+    while not (loop.logs.evaluations and loop.logs.evaluations[-2]["judgements"]):  # type: ignore
+        asked.clear()
+        loop.beat()
+        calls.append(len(asked))
+    # Before and after a release that is not made; then the split undone, and the parent restored.
+    assert calls[-1] == 4
+    assert set(calls[:-1]) <= {0, 2}
+
+
 def test_twins_released_at_once_compete_from_the_start() -> None:
     loop = hogging(eager(split_enabled=True, split_release="at_once"))
     done = loop.until("SPLIT")

@@ -44,6 +44,7 @@ def measure(quick: bool) -> list[Row]:
             must=GOAL_SECONDS if counts else None,
             aim=AIM_SECONDS if counts else None,
             note="by the clock, start included",
+            limit="5 us a line, half to decode, half to follow population, lineage and timeline",
         ),
         summary_row(
             "inspect",

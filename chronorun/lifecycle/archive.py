@@ -61,6 +61,7 @@ class Archive:
         """Return an archived expert. Raises StorageError for a file that is gone or changed."""
         if self.folder is None:
             return self._memory[expert_id]
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         entry = self._index[expert_id]
@@ -74,7 +75,12 @@ class Archive:
             ) from error
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise StorageError(f"archive: {path} differs from its sha256; restore the file")
-        return _nested(load(data))
+        try:
+            return _nested(load(data))
+        except SafetensorError as error:
+            raise StorageError(
+                f"archive: {path} is no file of tensors ({error}); restore the file"
+            ) from error
 
     def drop(self, expert_id: str) -> None:
         """Forget an expert that lives again; a file stays, an earlier checkpoint may know it."""

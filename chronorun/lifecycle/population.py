@@ -8,7 +8,7 @@ the checkpoint itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from chronorun.config.lifecycle import (
     SplitRelease,
 )
 from chronorun.core.processes import digest_bytes, digest_tensors
+from chronorun.errors import StorageError
 from chronorun.lifecycle import births
 from chronorun.lifecycle.actions import Action, Candidate
 from chronorun.lifecycle.archive import Archive, Archived
@@ -142,7 +143,7 @@ class Population:
         ]
         tokens = self.tap.tokens(c.layer_id, starved_T)
         if c.action is Action.REVIVE:
-            archived = self.archive.get(c.expert_id)
+            archived = self._from_archive(c.layer_id, c.expert_id)
             saved, rewarm = births.revived(
                 archived.saved, population, tokens, self._drifted(c.layer_id, archived), self.config
             )
@@ -432,6 +433,17 @@ class Population:
         self.archive.put(expert_id, step, Archived(saved, centroid))
         return saved
 
+    def _from_archive(self, layer_id: int, expert_id: str) -> Archived:
+        archived = self.archive.get(expert_id)
+        try:
+            self.surgeon.check(layer_id, archived.saved)
+        except ValueError as error:
+            raise StorageError(
+                f"archive: {expert_id} does not fit layer {layer_id} ({error}); "
+                f"resume from another checkpoint"
+            ) from error
+        return archived
+
     def _reading(self, layer_id: int, step: int) -> Reading | None:
         if self.probe is None:
             return None
@@ -516,7 +528,10 @@ class Population:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore it; registry and model must already be those of the state."""
+        """Restore it; registry and model must already be those of the state.
+
+        Raises ValueError for an expert that does not fit its layer.
+        """
         self.pending = [unpack_pending(saved) for saved in state["pending"]]
         self.leaving = [unpack_leaving(saved) for saved in state["leaving"]]
         self.ramps = {name: Ramp.from_state_dict(r) for name, r in state["ramps"].items()}
@@ -526,8 +541,19 @@ class Population:
         }
         self.archive.load_state_dict(state["archive"])
         self.surgeon.guard.load_state_dict(state["guard"])
+        for layer_id, saved in self._saved():
+            self.surgeon.check(layer_id, saved)
         for layer_id in self.registry.layers():
             self.surgeon.apply(Edit(layer_id, 0, "restored"))
+
+    def _saved(self) -> Iterator[tuple[int, Saved]]:
+        """Yield the layer and the tensors of each expert that is kept outside the model."""
+        for birth in self.pending:
+            yield birth.decision.layer_id, birth.newborn.saved
+        for leaving in self.leaving:
+            yield from ((leaving.decision.layer_id, saved) for saved in leaving.saved.values())
+        for bundle in self.bundles.values():
+            yield from ((bundle.layer_id, saved) for saved in bundle.saved.values())
 
 
 def _chosen_together(routing: Routing | None, slots: tuple[int, int]) -> bool:

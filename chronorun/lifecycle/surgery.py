@@ -22,6 +22,7 @@ from chronorun.model.population import (
     LOGIT_OFFSET,
     ROUTER_ROWS,
     PopulationLayer,
+    check_values,
     read_expert,
     rebuild,
 )
@@ -114,6 +115,14 @@ class Surgeon:
         """Return a copy of everything a live expert is."""
         slot, layer = self._place(expert_id)
         return Saved(read_expert(layer, slot), read_moments(layer, self.optimizer, slot))
+
+    def check(self, layer_id: int, saved: Saved) -> None:
+        """Raise ValueError unless an expert kept elsewhere fits a layer."""
+        check_values(self.layers[layer_id].slot_tensors(), saved.values)
+        for name, entries in saved.moments.items():
+            for entry, value in entries.items():
+                if name not in saved.values or value.shape != saved.values[name].shape:
+                    raise ValueError(f"{entry} of {name} has shape {list(value.shape)}")
 
     def write(self, expert_id: str, values: Values) -> None:
         """Replace some of a live expert's values, in place."""

@@ -71,7 +71,7 @@ def rebuild(
     for slot in keep:
         _check_slot(layer, slot)
     for values in new:
-        _check_values(tensors, values)
+        check_values(tensors, values)
     if len(keep) + len(new) < layer.top_k:
         raise ValueError(
             f"rebuild: {len(keep) + len(new)} experts would be left, expected >= "
@@ -122,7 +122,8 @@ def rebuilt_rows(old: Tensor, keep: Sequence[int], new: Sequence[Tensor]) -> Ten
     return torch.cat([*pieces, *(value.detach().to(old)[None] for value in new)])
 
 
-def _check_values(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+def check_values(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless ``values`` are those of one slot of a layer's ``tensors``."""
     wrong = sorted(tensors.keys() ^ values.keys())
     if wrong:
         raise ValueError(

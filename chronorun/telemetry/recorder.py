@@ -141,10 +141,16 @@ class RoutingRecorder:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a partly filled window, the population included.
 
-        Raises StorageError when it was recorded with a window or buckets of another size.
+        Raises StorageError when it was recorded with a window or buckets of another size,
+        ValueError when its parts do not belong together.
         """
         self.set_population([saved["counts"].shape[1] for saved in state["layers"]])
         self._steps, self._tokens = list(state["steps"]), list(state["tokens"])
+        if not len(self._steps) == len(self._tokens) <= self.window_steps:
+            raise ValueError(
+                f"telemetry window has {len(self._steps)} steps and tokens of {len(self._tokens)}, "
+                f"expected as many of both, at most {self.window_steps}"
+            )
         restore(self._losses, state["losses"], "losses")
         for buffers, saved in zip(self._layers, state["layers"], strict=True):
             buffers.load_state_dict(saved)

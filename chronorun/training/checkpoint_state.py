@@ -28,12 +28,19 @@ class SavedLog(msgspec.Struct):
     sha256: str
 
 
+class Best(msgspec.Struct):
+    """The lowest validation loss and its step."""
+
+    val_loss: float
+    step: Count
+
+
 class RunState(msgspec.Struct):
     """The parts of ``state.json`` that are plain; those within ``heartbeat`` check themselves."""
 
     step: Count
     population: dict[str, Positive]
-    best: dict[str, float | None] | None
+    best: Best | None
     last: dict[str, float | None]
     alerts_total: Count
     alerting: list[str]

@@ -91,13 +91,7 @@ def test_hostile_checkpoints(
         shutil.copytree(original, cwd / "outputs" / "x")
         spoil(nano.checkpoint(cwd / "outputs" / "x", nano.LAST - 1), draw)
         cases.append((cwd, ["train", "resume=outputs/x"]))
-    # A state that fits no run deep inside is told in one line, but as something unexpected.
-    what, calm = "hostile checkpoints", fuzzing.answer_is_calm
-    found = fuzzing.run_cases(
-        run_command, place, cases, count, f"{what}: calm", train=True, answer=calm
-    )
-    for result in found:
-        count(f"{what}: exit code as documented", fuzzing.answer_is_documented(result))
+    fuzzing.run_cases(run_command, place, cases, count, "hostile checkpoints", train=True)
     assert {path.name for path in place.iterdir()} <= {
         *map(str, range(PER_BATCH)),
         "cases.json",

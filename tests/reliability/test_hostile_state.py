@@ -43,10 +43,15 @@ def folder(tmp_path: Path, uninterrupted: Path) -> Path:
             "is not the state of a run (Expected `int` <= 4096 - at `$.threads`)",
         ),
         ("step", 7, "is of step 7, expected 30"),
+        (
+            "best",
+            {"step": 5},
+            "is not the state of a run (Object missing required field `val_loss` - at `$.best`)",
+        ),
         ("logs", AWAY, "is not the state of a run (Object missing required field `logs`)"),
         ("scenario", {"__tensor__": "model.w"}, "names tensor 'model.w', which is not there"),
     ],
-    ids=["many experts", "no population", "threads", "step", "missing", "tensor"],
+    ids=["many experts", "no population", "threads", "step", "best", "missing", "tensor"],
 )
 def test_the_state_of_a_run(folder: Path, key: str, value: Any, complaint: str) -> None:
     file = folder / "state.json"

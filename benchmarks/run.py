@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from performance import GROUPS, load_group
 from performance.machine import load, machine
-from performance.report import earlier, text_table, write
+from performance.report import earlier, merged, text_table, write
 from performance.rows import Row
 
 DEFAULT_OUT = Path(__file__).resolve().parent / "results" / "performance"
@@ -62,18 +62,15 @@ def main() -> int:
     here = machine()
     print(", ".join(f"{key}: {value}" for key, value in here.items()), f"load: {load()}", sep=", ")
     wanted = options.rows or list(GROUPS)
-    about, kept = earlier(options.out, here)
+    about, kept = earlier(options.out, here, options.quick) if options.rows else ({}, [])
     rows: list[Row] = []
     for name in wanted:
         found, about[name] = measure_group(name, options.quick)
-        about[name]["command"] = command
+        about[name] |= {"command": command, "quick": options.quick}
         rows += found
         # After each group, so that an interrupted run leaves what it has.
-        measured = {row.group for row in rows}
-        both = [*rows, *(row for row in kept if row.group not in measured)]
-        both.sort(key=lambda row: list(GROUPS).index(row.group))
         groups = {name: about[name] for name in GROUPS if name in about}
-        write(options.out, {"machine": here, "groups": groups}, both)
+        write(options.out, {"machine": here, "groups": groups}, merged(rows, kept, list(groups)))
     missed = [row for row in rows if not row.holds()]
     refused = sum(row.status.startswith("refused") for row in rows)
     print(f"\n{len(rows)} rows, {len(missed)} musts missed, {refused} refused as too noisy")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from chronorun.core.files import write_atomically
 from performance.rows import Row
 
 HEADER = ("row", "figure", "must", "aim", "verdict")
@@ -74,15 +75,23 @@ def markdown(record: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def earlier(
-    stem: Path, machine: Mapping[str, object]
+    stem: Path, machine: Mapping[str, object], quick: bool
 ) -> tuple[dict[str, dict[str, Any]], list[Row]]:
-    """Return groups and rows that this machine, with these versions, has written before."""
+    """Return groups and rows, as quick ones or not, that this machine has written before."""
     file = stem.with_suffix(".json")
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if record.get("machine") != machine:
         return {}, []
     rows = [Row(**{k: v for k, v in row.items() if k != "verdict"}) for row in record["rows"]]
-    return record["groups"], rows
+    groups = {name: about for name, about in record["groups"].items() if about["quick"] == quick}
+    return groups, [row for row in rows if row.group in groups]
+
+
+def merged(rows: Sequence[Row], kept: Sequence[Row], order: Sequence[str]) -> list[Row]:
+    """Return new rows and those kept of other groups, in the order of ``order``, none beyond."""
+    measured = {row.group for row in rows}
+    both = [*rows, *(row for row in kept if row.group not in measured)]
+    return [row for group in order for row in both if row.group == group]
 
 
 def write(stem: Path, record: Mapping[str, Any], rows: Sequence[Row]) -> None:
@@ -90,5 +99,5 @@ def write(stem: Path, record: Mapping[str, Any], rows: Sequence[Row]) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     whole = dict(record) | {"rows": [asdict(row) | {"verdict": row.verdict()} for row in rows]}
     text = json.dumps(whole, indent=2) + "\n"
-    stem.with_suffix(".json").write_text(text, encoding="utf-8")
-    stem.with_suffix(".md").write_text(markdown(record, rows), encoding="utf-8")
+    write_atomically(stem.with_suffix(".json"), text.encode())
+    write_atomically(stem.with_suffix(".md"), markdown(record, rows).encode())

@@ -149,7 +149,7 @@ class _Job:
 
     @contextmanager
     def marked(self) -> Iterator[None]:
-        """Leave a mark in the folder that only the end of the process outlives."""
+        """Leave a mark in the folder that stays only where the process is killed."""
         mark = self.run_dir / BEGUN
         killed = self.result("failed", f"its process was killed; see {ERROR_FILE}")
         write_atomically(mark, msgspec.json.encode(killed))

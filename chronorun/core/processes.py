@@ -146,7 +146,7 @@ class Processes:
             self._leave()
             raise
         except RuntimeError as error:
-            if self.world == 1 or not is_broken(error):
+            if not self.is_broken(error):
                 raise
             raise ProcessLostError(
                 f"processes: another of the {self.world} was lost, expected all to answer within "
@@ -154,6 +154,21 @@ class Processes:
             ) from error
         else:
             self._leave()
+
+    def is_broken(self, error: Exception) -> bool:
+        """Return whether an error says that another process was lost.
+
+        gloo raises plain RuntimeErrors; the words of a process that is alone mean nothing.
+        """
+        said = str(error).lower()
+        return (
+            self.world > 1
+            and isinstance(error, RuntimeError)
+            and (
+                isinstance(error, dist.DistError)
+                or any(word in said for word in ("gloo", "nccl", "connection closed"))
+            )
+        )
 
     def _leave(self) -> None:
         if self.world > 1:
@@ -206,12 +221,3 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 def digest_bytes(data: bytes) -> str:
     """Return a digest of plain data."""
     return hashlib.sha256(data).hexdigest()
-
-
-def is_broken(error: Exception) -> bool:
-    """Say whether an error is the process group's: gloo raises plain RuntimeErrors."""
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        isinstance(error, dist.DistError)
-        or any(word in said for word in ("gloo", "nccl", "connection closed"))
-    )

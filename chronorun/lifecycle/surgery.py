@@ -121,8 +121,11 @@ class Surgeon:
         check_values(self.layers[layer_id].slot_tensors(), saved.values)
         for name, entries in saved.moments.items():
             for entry, value in entries.items():
-                if name not in saved.values or value.shape != saved.values[name].shape:
-                    raise ValueError(f"{entry} of {name} has shape {list(value.shape)}")
+                shape = list(saved.values[name].shape) if name in saved.values else "none of it"
+                if list(value.shape) != shape:
+                    raise ValueError(
+                        f"{entry} of {name} has shape {list(value.shape)}, expected {shape}"
+                    )
 
     def write(self, expert_id: str, values: Values) -> None:
         """Replace some of a live expert's values, in place."""

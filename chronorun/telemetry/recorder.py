@@ -111,9 +111,19 @@ class RoutingRecorder:
                 x.window(layer_id, self.top_k, tokens, ints[i : i + n], floats[f : f + m])
             )
             i, f = i + n, f + m
-        self.set_population([x.num_experts for x in self._layers])
+        self.set_population(self.population)
         self.last_window = WindowStats(steps, losses, tokens, layers)
         return self.last_window
+
+    @property
+    def population(self) -> list[int]:
+        """Experts of each layer in the window being filled."""
+        return [layer.num_experts for layer in self._layers]
+
+    @property
+    def open_steps(self) -> int:
+        """Steps in the window being filled."""
+        return len(self._steps)
 
     def last_layers(self) -> dict[int, LayerWindow]:
         """Return the layers of the window flushed last, by id; empty before the first."""
@@ -142,14 +152,14 @@ class RoutingRecorder:
         """Restore a partly filled window, the population included.
 
         Raises StorageError when it was recorded with a window or buckets of another size,
-        ValueError when its parts do not belong together.
+        ValueError when it has tokens of more or fewer steps than it has.
         """
         self.set_population([saved["counts"].shape[1] for saved in state["layers"]])
         self._steps, self._tokens = list(state["steps"]), list(state["tokens"])
-        if not len(self._steps) == len(self._tokens) <= self.window_steps:
+        if len(self._steps) != len(self._tokens):
             raise ValueError(
                 f"telemetry window has {len(self._steps)} steps and tokens of {len(self._tokens)}, "
-                f"expected as many of both, at most {self.window_steps}"
+                f"expected as many of both"
             )
         restore(self._losses, state["losses"], "losses")
         for buffers, saved in zip(self._layers, state["layers"], strict=True):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chronorun.config.observing import WandbConfig, WandbMode
+from chronorun.core.launch import find_place
 from chronorun.tracking.protocol import RunInfo
 from chronorun.tracking.text import one_line
 
@@ -69,8 +70,14 @@ class WandbTracker:
         self._alerts = 0
 
     def start(self, info: RunInfo) -> None:
-        """Remember what the W&B run will be called; it begins with the first thing to log."""
+        """Remember what the W&B run will be called; it begins with the first thing to log.
+
+        Of several processes the others wait long for the first at its start, and briefly at its
+        steps: there it begins at once.
+        """
         self._info = info
+        if find_place().world > 1:
+            self._is_begun()
 
     def _launch(self, info: RunInfo) -> None:
         """Begin the W&B run in the background."""

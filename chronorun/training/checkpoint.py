@@ -23,7 +23,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from chronorun.core.files import TEMPORARY, fsync_dir, sha256_file
-from chronorun.core.processes import is_broken
+from chronorun.core.processes import ALONE, Processes
 from chronorun.errors import ChronorunError, StorageError
 from chronorun.training.checkpoint_manifest import (
     KINDS,
@@ -149,7 +149,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 @contextmanager
-def told_as_misfit(checkpoint: Checkpoint | None) -> Iterator[None]:
+def told_as_misfit(checkpoint: Checkpoint | None, processes: Processes = ALONE) -> Iterator[None]:
     """Let whatever fails while a run is built from a checkpoint be a StorageError that names it.
 
     Hashes tell that a file is what was written, not that somebody wrote the state of this run: a
@@ -160,7 +160,7 @@ def told_as_misfit(checkpoint: Checkpoint | None) -> Iterator[None]:
     except (ChronorunError, OSError, MemoryError):
         raise
     except Exception as error:
-        if checkpoint is None or is_broken(error):
+        if checkpoint is None or processes.is_broken(error):
             raise
         what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
         raise bad_file(checkpoint.path, f"does not fit this run ({what})") from error

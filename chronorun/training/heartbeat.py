@@ -208,11 +208,15 @@ class Heartbeat:
             "lifecycle": self.lifecycle.state_dict() if self.lifecycle else None,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
+    def load_state_dict(self, state: dict[str, Any], step: int) -> None:
+        """Restore what ``state_dict`` returned after ``step`` steps; the model is already theirs.
+
+        Raises ValueError for a window of another population, or of more steps than fit.
+        """
         self.alert_history.load_state_dict(state["alerts"])
         if self.recorder is not None and state["recorder"] is not None:
             self.recorder.load_state_dict(state["recorder"])
+            self._check_window(self.recorder, step)
         if self.controller is not None and state["controller"] is not None:
             self.controller.load_state_dict(state["controller"])
         for key, saved in state["lenses"].items():
@@ -220,6 +224,19 @@ class Heartbeat:
                 self.lenses[int(key)].load_state(saved)
         if self.lifecycle is not None and state["lifecycle"] is not None:
             self.lifecycle.load_state_dict(state["lifecycle"])
+
+    def _check_window(self, recorder: RoutingRecorder, step: int) -> None:
+        population = [layer.num_experts for layer in self.layers]
+        if recorder.population != population:
+            raise ValueError(
+                f"telemetry window is of {recorder.population} experts, expected {population}"
+            )
+        most = step % self.config.training.eval_interval
+        if recorder.open_steps > most:
+            raise ValueError(
+                f"telemetry window has {recorder.open_steps} steps, expected at most {most} "
+                f"after step {step}"
+            )
 
 
 def _observe_both(

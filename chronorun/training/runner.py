@@ -59,7 +59,7 @@ def run_training(
     logs = RunLogs(run_dir, saved, writes=processes.is_first)
     extra = _baseline(corpus) | {"run_dir": str(run_dir)}
     with RunEnd(config.run_id, run_dir, logs, trackers, extra, processes) as end:
-        with told_as_misfit(checkpoint):
+        with told_as_misfit(checkpoint, processes):
             trainer = _build(config, corpus, logs, trackers, run_dir, device, checkpoint, processes)
         end.trainer = trainer
         trackers.start(_run_info(config, composed, run_dir, trainer, checkpoint))

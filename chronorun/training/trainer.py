@@ -161,7 +161,8 @@ class Trainer:
 
     def _evaluation_checkpoint(self, result: StepResult) -> dict[str, float]:
         metrics = {"val/loss": self._evaluate(self._val_batches)}
-        if self.best is None or metrics["val/loss"] < self.best["val_loss"]:
+        finite = math.isfinite(metrics["val/loss"])
+        if finite and (self.best is None or metrics["val/loss"] < self.best["val_loss"]):
             self.best = {"val_loss": metrics["val/loss"], "step": self.step}
         beat = self.heartbeat.beat(self.step, result.loss.item(), metrics["val/loss"])
         if beat.snapshot is not None:
@@ -307,7 +308,7 @@ class Trainer:
         if self.heartbeat.probe is not None:
             self.heartbeat.probe.tokens = state.get("probe_tokens", 0)
         self.train_seconds, self.wall_before = state["train_seconds"], state["wall_seconds"]
-        self.heartbeat.load_state_dict(state["heartbeat"])
+        self.heartbeat.load_state_dict(state["heartbeat"], self.step)
         self.scenario.load_state_dict(state["scenario"])
         set_rng_state(state["rng"])
 

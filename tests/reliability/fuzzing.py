@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,6 @@ def answer_is_documented(result: dict[str, Any]) -> bool:
     return result["code"] in allowed and len(errors) <= 1
 
 
-def answer_is_calm(result: dict[str, Any]) -> bool:
-    """Say whether a command ended by itself, in time, without a traceback."""
-    return result["code"] in DOCUMENTED | {1} and "Traceback" not in result["err"]
-
-
 def run_cases(
     run_command: Commands,
     place: Path,
@@ -109,8 +104,7 @@ def run_cases(
     what: str,
     *,
     train: bool = False,
-    answer: Callable[[dict[str, Any]], bool] = answer_is_documented,
-) -> list[dict[str, Any]]:
+) -> None:
     """Run cases in one child, and fail with all that were not answered as they should be."""
     given, results = place / "cases.json", place / "results.json"
     given.write_text(json.dumps([[str(cwd), arguments] for cwd, arguments in cases]))
@@ -121,8 +115,7 @@ def run_cases(
     wrong = [
         (case[1], result)
         for case, result in zip(cases, found, strict=True)
-        if not count(what, answer(result))
+        if not count(what, answer_is_documented(result))
     ]
     assert not wrong, "\n".join(f"{arguments}: {result}" for arguments, result in wrong[:20])
     assert done.peak_kib < MOST_KIB, done.peak_kib
-    return found

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from chronorun.core.launch import Place
+from chronorun.core.processes import Processes
 from chronorun.errors import StorageError
 from chronorun.training.checkpoint import load_checkpoint, told_as_misfit
 from chronorun.training.checkpoint_state import check_types
@@ -126,5 +128,10 @@ def test_a_process_lost_meanwhile_is_no_misfit(folder: Path) -> None:
     checkpoint = load_checkpoint(folder)
     with pytest.raises(StorageError, match="does not fit this run"), told_as_misfit(checkpoint):
         raise RuntimeError("size mismatch")
-    with pytest.raises(RuntimeError, match="Connection closed"), told_as_misfit(checkpoint):
-        raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+    two = Processes(Place(rank=0, local_rank=0, world=2, local_world=2))
+    with pytest.raises(RuntimeError, match="Connection closed"), told_as_misfit(checkpoint, two):
+        raise lost
+    # Alone, it can only be a word in the checkpoint.
+    with pytest.raises(StorageError, match="does not fit this run"), told_as_misfit(checkpoint):
+        raise lost

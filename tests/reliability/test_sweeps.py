@@ -36,7 +36,7 @@ RATES = f"optimizer.lr=0.001,{KILLED},{RAISES},0.002,0.004,0.005"
 
 
 class Killer(threading.Thread):
-    """Kills, again and again, whichever process has a file of one folder open for writing."""
+    """Kills, again and again, whichever process has the metrics of one job open."""
 
     def __init__(self, root: Path, name: str) -> None:
         super().__init__(daemon=True)
@@ -48,7 +48,8 @@ class Killer(threading.Thread):
             for link in Path("/proc").glob("[0-9]*/fd/*"):
                 with suppress(OSError):
                     target = str(link.readlink())
-                    if self.part in target and target.endswith("metrics.jsonl"):
+                    inside = target.startswith(str(self.root)) and self.part in target
+                    if inside and target.endswith("metrics.jsonl"):
                         os.kill(int(link.parts[2]), signal.SIGKILL)
                         self.kills.add(int(link.parts[2]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from performance.report import cells, earlier, text_table, write
+from performance.report import cells, earlier, merged, text_table, write
 from performance.rows import Row, ratio_row, summary_row, without_goals
 from performance.timing import growth_exponent, interleave, turned
 
@@ -62,11 +62,20 @@ def test_a_missed_must_says_what_stands_in_the_way() -> None:
 
 def test_groups_measured_before_are_kept_on_the_same_machine(tmp_path: Path) -> None:
     machine, rows = {"cpu": "one", "cores": 2}, [Row("g", "a", "x", 3.0, must=2.0, limit="memory")]
-    groups = {"g": dict.fromkeys(("date", "command", "seconds", "load_before", "load_after"), "1")}
-    assert earlier(tmp_path / "page", machine) == ({}, [])
+    words = ("date", "command", "seconds", "load_before", "load_after")
+    groups = {"g": dict.fromkeys(words, "1") | {"quick": False}}
+    assert earlier(tmp_path / "page", machine, False) == ({}, [])
     write(tmp_path / "page", {"machine": machine, "groups": groups}, rows)
-    assert earlier(tmp_path / "page", machine) == (groups, rows)
-    assert earlier(tmp_path / "page", machine | {"cpu": "other"}) == ({}, [])
+    assert earlier(tmp_path / "page", machine, False) == (groups, rows)
+    assert earlier(tmp_path / "page", machine, True) == ({}, [])
+    assert earlier(tmp_path / "page", machine | {"cpu": "other"}, False) == ({}, [])
+
+
+def test_new_rows_take_the_place_of_those_of_their_group() -> None:
+    kept = [Row(group, name, "x", 1.0) for group, name in (("a", "1"), ("a", "2"), ("gone", "3"))]
+    new = [Row("b", "4", "x", 2.0), Row("a", "1", "x", 2.0)]
+    assert merged(new[:1], kept, ["a", "b"]) == [*kept[:2], new[0]]
+    assert merged(new, kept, ["b", "a"]) == new
 
 
 def test_a_row_without_goals_judges_nothing() -> None:

@@ -43,7 +43,7 @@ def test_quick_command_prints_and_writes_its_rows(tmp_path: Path, cache_dir: Pat
     record = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     assert list(record["groups"]) == groups
     assert {"cpu", "torch", "python"} <= record["machine"].keys()
-    about = {"date", "command", "seconds", "load_before", "load_after"}
+    about = {"date", "command", "quick", "seconds", "load_before", "load_after"}
     assert all(group.keys() == about for group in record["groups"].values())
     names = [row["name"] for row in record["rows"]]
     page = out.with_suffix(".md").read_text(encoding="utf-8")

@@ -212,6 +212,19 @@ def test_a_start_that_hangs_is_given_up_and_closed_when_it_comes_late(
     assert (run.rows, run.exit_codes) == ([], [1])
 
 
+def test_of_several_processes_the_first_begins_before_the_others_step(
+    tmp_path: Path, notices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    fake = FakeWandb()
+    tracker = tracker_with(fake, notices, monkeypatch)
+    tracker.start(run_info(tmp_path))
+    wait_until_up(tracker)
+    assert len(fake.runs) == 1
+
+
 def test_finish_without_a_start_does_nothing(
     notices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,12 +107,13 @@ def _row(name: str, run: BenchmarkRun, seconds: Mapping[str, Seconds]) -> Row:
 
 def _evaluation(run: BenchmarkRun, seconds: Mapping[str, Seconds]) -> Row:
     assert run.evaluation is not None
-    bare, interval = seconds["nothing"].steps, run.config.training.eval_interval
+    # By the window, like the rows above: of hundreds of single steps one is always slow.
+    bare = seconds["nothing"].windows(run.config.training.eval_interval)
     each = (run.evaluation.seconds - run.probe.seconds) / run.evaluation.calls
     return summary_row(
         "overhead",
         f"lifecycle evaluation, {run.config.model.num_experts} experts",
-        [each / interval / step for step in bare],
+        [each / window for window in bare],
         bare,
         unit="%",
         must=EVALUATION_MUST,
@@ -125,13 +126,14 @@ def _evaluation(run: BenchmarkRun, seconds: Mapping[str, Seconds]) -> Row:
 def _save(
     runs: Mapping[str, BenchmarkRun], saved: Mapping[str, float], seconds: Mapping[str, Seconds]
 ) -> Row:
-    interval = runs[OBSERVING].config.training.checkpoint_interval
+    training = runs[OBSERVING].config.training
+    interval = training.checkpoint_interval
     more = saved[OBSERVING] - saved["nothing"]
-    bare = seconds["nothing"].steps
+    bare = seconds["nothing"].windows(training.eval_interval)
     return summary_row(
         "overhead",
         "saved checkpoint, observing / nothing",
-        [more / interval / step for step in bare],
+        [more / interval * training.eval_interval / window for window in bare],
         bare,
         unit="%",
         note=f"{more * 1e3:.0f} ms more every {interval} steps",

@@ -20,7 +20,6 @@ from chronorun.cli.bench_waves import Waves
 from chronorun.config.bench import OnError
 
 SEEDS = ["0", "1", "2", "3"]
-Pool = Callable[[list[str]], None]
 
 
 class Launcher:

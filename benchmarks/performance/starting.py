@@ -73,14 +73,18 @@ class Starts:
         self.environment = os.environ | cache | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
 
     def take(self, rounds: int, times: int = 1) -> None:
-        """Start everything once unmeasured, then in turns, so many times in a row each."""
+        """Start everything once unmeasured, then in turns; a round is the mean of so many turns."""
         for name in self.commands:
             self.start(name)
         for turn in range(rounds):
-            for name in turned(list(self.commands), turn):
-                taken = [self.start(name) for _ in range(times)]
-                self.cpu[name].append(statistics.fmean(cpu for cpu, _ in taken))
-                self.wall[name].append(statistics.fmean(wall for _, wall in taken))
+            taken = [
+                (name, *self.start(name))
+                for again in range(times)
+                for name in turned(list(self.commands), turn * times + again)
+            ]
+            for name in self.commands:
+                self.cpu[name].append(statistics.fmean(cpu for x, cpu, _ in taken if x == name))
+                self.wall[name].append(statistics.fmean(wall for x, _, wall in taken if x == name))
 
     def start(self, name: str) -> tuple[float, float]:
         """Return user + system seconds and seconds by the clock of one process."""
@@ -106,7 +110,8 @@ def measure(quick: bool) -> list[Row]:
         folder = Path(name)
         write_log(folder / LOG, 100)
         light, heavy = Starts(LIGHT, folder), Starts(HEAVY, folder)
-        # Of a process of a tenth of a second, one alone tells more of the machine than of itself.
+        # A process of a tenth of a second alone tells of the processor's speed at that instant; a
+        # round of several, spread over seconds between the others, tells of the process.
         light.take(3 if quick else 9, times=5)
         heavy.take(1 if quick else 5)
     return [*_light_rows(light), *_heavy_rows(heavy)]

@@ -1,13 +1,13 @@
 """What the open questions of the design come to: one option at a time, paired by seed.
 
-    python benchmarks/ablations.py                       # 6 questions, 2 scenarios, 6 seeds: hours
+    python benchmarks/ablations.py         # 6 questions, 2 scenarios, 6 seeds: 144 runs of nano
     python benchmarks/ablations.py --questions child_moments --seeds 3 --work outputs/ablations
 
-Each question is one option of the lifecycle with all its values. For each, ``chronorun bench``
-trains the lifecycle arm alone, with ``lifecycle=aggressive`` so that there are edits, in two
-scenarios. Shown is a value's validation loss less that of the default, paired by seed, with a
-bootstrap interval. There are no tests and no verdicts: six seeds rank options, they settle nothing.
-What is there is not trained again.
+Each question is one option of the lifecycle with all its values. For the defaults, and for each
+other value, ``chronorun bench`` trains the lifecycle arm alone, with ``lifecycle=aggressive`` so
+that there are edits, in two scenarios. Shown is a value's validation loss less that of the default,
+paired by seed, with a bootstrap interval. There are no tests and no verdicts: six seeds rank
+options, they settle nothing. What is there is not trained again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 
-from chronorun.analysis.bench_results import JobResult, paired, read_result
+from chronorun.analysis.bench_results import JobResult, read_result
 from chronorun.analysis.statistics import bca_interval
 from chronorun.config.lifecycle import LifecycleConfig
 
@@ -36,6 +36,8 @@ QUESTIONS = {
     "cross_layer": ("none", "depth_balance"),
 }
 """Field of the lifecycle -> its values, the default first."""
+DEFAULTS = "defaults"
+"""The sweep in which every option has its default: all questions share it."""
 SCENARIOS = ("too_many", "planted_redundancy")
 WANTED = {
     "split_release": ("SPLIT",),
@@ -61,14 +63,14 @@ class Row:
     concerned: float
 
 
-def sweep(question: str, seeds: list[int], work: Path, extra: list[str]) -> list[JobResult]:
-    """Train what is missing of one question; return all of its jobs."""
-    run_id = f"ablation-{question}"
+def sweep(name: str, options: list[str], seeds: list[int], work: Path) -> list[JobResult]:
+    """Train what is missing of a sweep of the lifecycle arm; return all of its jobs."""
+    run_id = f"ablation-{name}"
     command = [
         *(sys.executable, "-m", "chronorun", "bench", "--multirun", "arm=lifecycle"),
         *(f"scenario={','.join(SCENARIOS)}", f"seed={','.join(map(str, seeds))}"),
-        *("lifecycle=aggressive", f"lifecycle.{question}={','.join(QUESTIONS[question])}"),
-        *("tracking=no_wandb", f"output_dir={work}", f"run_id={run_id}", *extra),
+        *("lifecycle=aggressive", "tracking=no_wandb", f"output_dir={work}", f"run_id={run_id}"),
+        *options,
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     folders = (work / "bench" / run_id).glob("*/job.json")
@@ -76,31 +78,33 @@ def sweep(question: str, seeds: list[int], work: Path, extra: list[str]) -> list
     return [result for result in found if result is not None]
 
 
-def rows_of(question: str, results: list[JobResult]) -> list[Row]:
+def values_of(question: str, results: list[JobResult]) -> dict[str, list[JobResult]]:
+    """Return the jobs of a question's sweep by value."""
+    others = QUESTIONS[question][1:]
+    # The bench names what it sweeps; a single value is no sweep.
+    names = {v: f"lifecycle.{question}={v}" if len(others) > 1 else "" for v in others}
+    return {v: [r for r in results if r.variant == name] for v, name in names.items()}
+
+
+def rows_of(question: str, default: list[JobResult], results: list[JobResult]) -> list[Row]:
     """Return a row for each scenario and value."""
-    field, values = f"lifecycle.{question}", QUESTIONS[question]
-    assert values[0] == getattr(LifecycleConfig(), question).name, "the default comes first"
-    rows = []
-    for scenario in SCENARIOS:
-        base = paired(results, scenario, f"{field}={values[0]}", "lifecycle", "val_loss")
-        for value in values:
-            rows.append(_row(results, question, scenario, value, base))
-    return rows
+    found = {QUESTIONS[question][0]: default, **values_of(question, results)}
+    return [
+        _row(question, scenario, value, jobs, default)
+        for scenario in SCENARIOS
+        for value, jobs in found.items()
+    ]
 
 
 def _row(
-    results: list[JobResult], question: str, scenario: str, value: str, base: dict[int, float]
+    question: str, scenario: str, value: str, jobs: list[JobResult], default: list[JobResult]
 ) -> Row:
-    variant = f"lifecycle.{question}={value}"
-    mine = paired(results, scenario, variant, "lifecycle", "val_loss")
+    mine, base = _figures(jobs, scenario, "val_loss"), _figures(default, scenario, "val_loss")
     both = sorted(mine.keys() & base.keys())
     differences = [mine[seed] - base[seed] for seed in both]
     low, high = bca_interval(differences)
-    edits = paired(results, scenario, variant, "lifecycle", "edits")
-    concerned = [
-        paired(results, scenario, variant, "lifecycle", f"edits/{action}")
-        for action in WANTED.get(question, ())
-    ]
+    edits = _figures(jobs, scenario, "edits")
+    concerned = [_figures(jobs, scenario, f"edits/{action}") for action in WANTED.get(question, ())]
     return Row(
         question,
         scenario,
@@ -115,6 +119,12 @@ def _row(
         if concerned
         else math.nan,
     )
+
+
+def _figures(jobs: list[JobResult], scenario: str, metric: str) -> dict[int, float]:
+    """Return a metric by seed."""
+    here = ((job.seed, job.value(metric)) for job in jobs if job.scenario == scenario)
+    return {seed: value for seed, value in sorted(here) if value is not None}
 
 
 def table(rows: list[Row]) -> list[str]:
@@ -152,9 +162,15 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="for the bench: hydra/launcher=joblib, ...")
     options = parser.parse_args()
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+    for question, values in QUESTIONS.items():
+        assert values[0] == getattr(LifecycleConfig(), question).name, "the default comes first"
+    default = sweep(DEFAULTS, options.overrides, seeds, options.work)
     rows = []
     for question in options.questions:
-        rows += rows_of(question, sweep(question, seeds, options.work, options.overrides))
+        swept = f"lifecycle.{question}={','.join(QUESTIONS[question][1:])}"
+        rows += rows_of(
+            question, default, sweep(question, [swept, *options.overrides], seeds, options.work)
+        )
     head = [
         "Validation loss in nats per token of nano, 400 steps, `lifecycle=aggressive`; differences "
         "paired by seed, with a 95% BCa bootstrap interval. Below 0 is better than the default.",

@@ -86,7 +86,7 @@ def _row(name: str, run: BenchmarkRun, seconds: Mapping[str, Seconds]) -> Row:
     in_step = statistics.median(paired_ratios(watched.steps, bare.steps)) - 1
     at_checkpoint = (statistics.mean(watched.beats) - statistics.mean(bare.beats)) / window
     whole = bare.windows(interval)
-    limit = "two-mode scores of every expert, in float64" if "aggressive" in name else ""
+    limit = "two-mode scores of overloaded experts, in float64" if "aggressive" in name else ""
     note = f"{in_step:+.2%} in the step, {at_checkpoint:+.2%} at checkpoints"
     if run.probe.calls:
         probes = run.probe.seconds / (len(bare.beats) + 1) / window

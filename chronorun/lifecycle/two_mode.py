@@ -62,9 +62,7 @@ def two_modes(x_ND: Tensor) -> TwoModes:
         direction_D = torch.zeros_like(rows_ND.sum(0))
         direction_D[0] = 1.0
     elif few:
-        centred_ND = rows_ND - rows_ND.mean(0)
-        direction_D = centred_ND.t() @ _principal_weights(centred_ND @ centred_ND.t())
-        direction_D = direction_D / direction_D.norm()
+        direction_D = _principal_direction(rows_ND - rows_ND.mean(0))
     else:
         direction_D, _ = _fit_plane(rows_ND)
     direction_D = _fix_sign(direction_D).float()
@@ -141,7 +139,7 @@ def _fit_plane(x_ND: Tensor) -> tuple[Tensor, Tensor]:
     well when not. The covariance is shrunk, so that it holds with fewer inputs than dimensions.
     """
     centred_ND = x_ND - x_ND.mean(0)
-    side_N = _two_means(centred_ND @ centred_ND.t())
+    side_N = _two_means(centred_ND)
     upper_D, lower_D = x_ND[side_N].mean(0), x_ND[~side_N].mean(0)
     residual_ND = x_ND - torch.where(side_N[:, None], upper_D, lower_D)
     direction_D = upper_D - lower_D
@@ -151,36 +149,38 @@ def _fit_plane(x_ND: Tensor) -> tuple[Tensor, Tensor]:
     return direction_D, (upper_D + lower_D) @ direction_D / 2.0
 
 
-def _two_means(gram_NN: Tensor) -> Tensor:
+def _two_means(x_ND: Tensor) -> Tensor:
     """Return side_N of 2-means, started at the sign along the leading principal direction.
 
-    Centroids and directions are weighted sums of the centred inputs, so that inner products of
-    inputs are all it needs: one small product an iteration, and no input is copied.
+    Centroids are sums weighted by the side: no input is copied.
     """
-    side_N = gram_NN @ _principal_weights(gram_NN) > 0.0
+    side_N = x_ND @ _principal_direction(x_ND) > 0.0
+    all_D = x_ND.sum(0)
     for _ in range(_LLOYD_ITERATIONS):
-        upper_N, lower_N = side_N.double(), (~side_N).double()
-        upper_N, lower_N = upper_N / upper_N.sum(), lower_N / lower_N.sum()
-        along_N = gram_NN @ (upper_N - lower_N)
-        moved_N = along_N > (upper_N + lower_N) @ along_N / 2.0
+        upper_N, n_upper = side_N.double(), side_N.sum()
+        sum_D = upper_N @ x_ND
+        upper_D, lower_D = sum_D / n_upper, (all_D - sum_D) / (len(x_ND) - n_upper)
+        apart_D = upper_D - lower_D
+        moved_N = x_ND @ apart_D > (upper_D + lower_D) @ apart_D / 2.0
         if torch.equal(moved_N, side_N):
             break
         side_N = moved_N
     return side_N
 
 
-def _principal_weights(gram_NN: Tensor) -> Tensor:
-    """Return u_N: the leading principal direction is along ``x.t() @ u``, x the centred inputs.
+def _principal_direction(x_ND: Tensor) -> Tensor:
+    """Return the leading principal direction of centred inputs, by power iteration.
 
-    Power iteration from the longest input. The trace bounds the eigenvalues, the largest of which
-    is at least its N-th part: nothing overflows, and the product stays far above underflow.
+    It starts at the longest input. Of inputs of norm 1 in all, the largest eigenvalue is between
+    1 / D and 1: without rescaling nothing overflows, and it stays far above underflow.
     """
-    scaled_NN = gram_NN / gram_NN.trace()
-    weights_N = torch.zeros(len(gram_NN), dtype=gram_NN.dtype)
-    weights_N[gram_NN.diagonal().argmax()] = 1.0
-    for _ in range(_POWER_ITERATIONS):
-        weights_N = scaled_NN @ weights_N
-    return weights_N
+    x_ND = x_ND / x_ND.norm()
+    wide = len(x_ND) <= x_ND.shape[1]
+    factors = [x_ND, x_ND.t()] if wide else [x_ND.t() @ x_ND]
+    direction_D = x_ND[x_ND.square().sum(1).argmax()]
+    for factor in factors * _POWER_ITERATIONS:
+        direction_D = factor @ direction_D
+    return direction_D / direction_D.norm()
 
 
 def _shrunk_covariance(residual_ND: Tensor) -> Tensor:

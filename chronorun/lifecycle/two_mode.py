@@ -171,16 +171,17 @@ def _two_means(x_ND: Tensor) -> Tensor:
 def _principal_direction(x_ND: Tensor) -> Tensor:
     """Return the leading principal direction of centred inputs, by power iteration.
 
-    It starts at the longest input. Of inputs of norm 1 in all, the largest eigenvalue is between
-    1 / D and 1: without rescaling nothing overflows, and it stays far above underflow.
+    It starts at the longest input. Where the squares of all inputs sum to 1, the largest eigenvalue
+    is between 1 / D and 1: without rescaling nothing overflows, and it stays far above underflow.
     """
-    x_ND = x_ND / x_ND.norm()
-    wide = len(x_ND) <= x_ND.shape[1]
-    factors = [x_ND, x_ND.t()] if wide else [x_ND.t() @ x_ND]
-    direction_D = x_ND[x_ND.square().sum(1).argmax()]
+    unit_ND = x_ND / x_ND.norm()
+    wide = len(unit_ND) <= unit_ND.shape[1]
+    factors = [unit_ND, unit_ND.t()] if wide else [unit_ND.t() @ unit_ND]
+    direction_D = unit_ND[unit_ND.square().sum(1).argmax()]
     for factor in factors * _POWER_ITERATIONS:
         direction_D = factor @ direction_D
-    return direction_D / direction_D.norm()
+    direction_D = direction_D / direction_D.norm()
+    return direction_D
 
 
 def _shrunk_covariance(residual_ND: Tensor) -> Tensor:

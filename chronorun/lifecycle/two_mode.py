@@ -174,14 +174,13 @@ def _principal_direction(x_ND: Tensor) -> Tensor:
     It starts at the longest input. Where the squares of all inputs sum to 1, the largest eigenvalue
     is between 1 / D and 1: without rescaling nothing overflows, and it stays far above underflow.
     """
-    unit_ND: Tensor = x_ND / x_ND.norm()
+    unit_ND = x_ND.div(x_ND.norm())
     wide = len(unit_ND) <= unit_ND.shape[1]
     factors = [unit_ND, unit_ND.t()] if wide else [unit_ND.t() @ unit_ND]
     direction_D = unit_ND[unit_ND.square().sum(1).argmax()]
     for factor in factors * _POWER_ITERATIONS:
         direction_D = factor @ direction_D
-    direction_D = direction_D / direction_D.norm()
-    return direction_D
+    return direction_D.div(direction_D.norm())
 
 
 def _shrunk_covariance(residual_ND: Tensor) -> Tensor:

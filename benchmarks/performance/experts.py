@@ -14,17 +14,17 @@ GOALS = {64: (1.8, 1.45)}  # experts -> (must, aim)
 
 def measure(quick: bool) -> list[Row]:
     """Return layer / dense for each number of experts, medium only in a full run."""
-    rows = measure_preset("small", EXPERTS, 7 if quick else 33)
-    return rows if quick else rows + measure_preset("medium", EXPERTS, 15)
+    rows = measure_preset("small", EXPERTS, rounds=3 if quick else 11, turns=5)
+    return rows if quick else rows + measure_preset("medium", EXPERTS, rounds=15, turns=1)
 
 
-def measure_preset(preset: str, experts: tuple[int, ...], rounds: int) -> list[Row]:
+def measure_preset(preset: str, experts: tuple[int, ...], rounds: int, turns: int) -> list[Row]:
     """Return the rows of one preset's layer."""
     config, batch = preset_config(preset), BATCH[preset]
     layers = {str(n): moe_layer(config, n) for n in experts}
     steps = {name: layer_step(layer, config, batch) for name, layer in layers.items()}
     steps["dense"] = layer_step(DenseOfEqualFLOPs(next(iter(layers.values()))), config, batch)
-    seconds = interleave(steps, rounds)
+    seconds = interleave(steps, rounds, turns)
     return [
         ratio_row(
             "experts",

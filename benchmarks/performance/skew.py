@@ -44,7 +44,7 @@ def measure(quick: bool) -> list[Row]:
         wide = moe_layer(config, 64)
         force(wide, choices(kind, tokens, 64))
         layers[kind] = layer_step(wide, config, batch)
-    whole, alone = interleave(steps, rounds), interleave(layers, 3 * rounds)
+    whole, alone = interleave(steps, rounds), interleave(layers, rounds, turns=5)
     note = "one expert takes 50% of the assignments"
     return [
         ratio_row("skew", name, s["skewed"], s["balanced"], note=note)

@@ -19,7 +19,7 @@ from pathlib import Path
 from inspect_speed import write_log
 
 from performance.rows import Row, ratio_row, summary_row
-from performance.timing import turned
+from performance.timing import means, turned
 
 TO_FIRST_STEP = """
 import os, sys
@@ -72,19 +72,17 @@ class Starts:
         cache = {"CHRONORUN_CACHE": str(folder / "cache")}
         self.environment = os.environ | cache | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
 
-    def take(self, rounds: int, times: int = 1) -> None:
+    def take(self, rounds: int, turns: int = 1) -> None:
         """Start everything once unmeasured, then in turns; a round is the mean of so many turns."""
         for name in self.commands:
             self.start(name)
-        for turn in range(rounds):
-            taken = [
-                (name, *self.start(name))
-                for again in range(times)
-                for name in turned(list(self.commands), turn * times + again)
-            ]
-            for name in self.commands:
-                self.cpu[name].append(statistics.fmean(cpu for x, cpu, _ in taken if x == name))
-                self.wall[name].append(statistics.fmean(wall for x, _, wall in taken if x == name))
+        for turn in range(rounds * turns):
+            for name in turned(list(self.commands), turn):
+                cpu, wall = self.start(name)
+                self.cpu[name].append(cpu)
+                self.wall[name].append(wall)
+        for seconds in (self.cpu, self.wall):
+            seconds.update({name: means(each, turns) for name, each in seconds.items()})
 
     def start(self, name: str) -> tuple[float, float]:
         """Return user + system seconds and seconds by the clock of one process."""
@@ -112,7 +110,7 @@ def measure(quick: bool) -> list[Row]:
         light, heavy = Starts(LIGHT, folder), Starts(HEAVY, folder)
         # A process of a tenth of a second alone tells of the processor's speed at that instant; a
         # round of several, spread over seconds between the others, tells of the process.
-        light.take(3 if quick else 9, times=5)
+        light.take(3 if quick else 9, turns=5)
         heavy.take(1 if quick else 5)
     return [*_light_rows(light), *_heavy_rows(heavy)]
 

@@ -20,17 +20,28 @@ def cpu_seconds(step: Step) -> float:
     return time.process_time() - start
 
 
-def interleave(steps: Mapping[str, Step], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Return CPU seconds per round of each contender; the order turns from round to round."""
+def interleave(
+    steps: Mapping[str, Step], rounds: int, turns: int = 1, warm_up: int = 2
+) -> dict[str, list[float]]:
+    """Return CPU seconds per round of each contender; the order changes from turn to turn.
+
+    A round is the mean of so many turns: a step of milliseconds alone tells of the processor's
+    speed at that instant.
+    """
     for step in steps.values():
         for _ in range(warm_up):
             step()
     names = list(steps)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
+    for turn in range(rounds * turns):
         for name in turned(names, turn):
             seconds[name].append(cpu_seconds(steps[name]))
-    return seconds
+    return {name: means(each, turns) for name, each in seconds.items()}
+
+
+def means(seconds: Sequence[float], turns: int) -> list[float]:
+    """Return the means of each so many neighbours."""
+    return [statistics.fmean(seconds[i : i + turns]) for i in range(0, len(seconds), turns)]
 
 
 def turned(names: Sequence[str], turn: int) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from performance.report import cells, earlier, merged, text_table, write
 from performance.rows import Row, ratio_row, summary_row, without_goals
-from performance.timing import growth_exponent, interleave, turned
+from performance.timing import growth_exponent, interleave, means, turned
 
 QUIET, NOISY = [1.0, 1.1, 1.2], [1.0, 1.1, 1.6]
 
@@ -102,6 +102,15 @@ def test_contenders_take_turns_in_a_turning_order() -> None:
     assert "".join(order) == "abc" + "abc" + "bca" + "cab"
     assert {name: len(taken) for name, taken in seconds.items()} == {"a": 3, "b": 3, "c": 3}
     assert turned(["a", "b"], 3) == ["b", "a"]
+
+
+def test_a_round_is_the_mean_of_its_turns() -> None:
+    assert means([1.0, 3.0, 2.0, 4.0], 2) == [2.0, 3.0]
+    order: list[str] = []
+    steps = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    seconds = interleave(steps, rounds=2, turns=2, warm_up=0)
+    assert "".join(order) == "ab" + "ba" + "ab" + "ba"
+    assert {name: len(taken) for name, taken in seconds.items()} == {"a": 2, "b": 2}
 
 
 def test_growth_is_the_slope_in_logarithms() -> None:

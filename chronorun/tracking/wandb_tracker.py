@@ -77,7 +77,7 @@ class WandbTracker:
         """
         self._info = info
         if find_place().world > 1:
-            self._is_begun()
+            self._ensure_begun()
 
     def _launch(self, info: RunInfo) -> None:
         """Begin the W&B run in the background."""
@@ -158,14 +158,14 @@ class WandbTracker:
 
     def _send(self, what: str, call: Callable[[Any], object]) -> None:
         with self._lock:
-            if not self._is_begun():
+            if not self._ensure_begun():
                 return
             if self._run is None:
                 self._waiting.append((what, call))
             else:
                 self._guard(what, call)
 
-    def _is_begun(self) -> bool:
+    def _ensure_begun(self) -> bool:
         """Begin the W&B run if need be; False where there is none to log to."""
         if not self._closed and self._thread is None and self._info is not None:
             self._launch(self._info)
@@ -198,7 +198,7 @@ class WandbTracker:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Close the W&B run; a start still under way gets what is left of its time-out."""
-        if not self._is_begun():
+        if not self._ensure_begun():
             return
         assert self._thread is not None
         self._thread.join(max(0.0, self._deadline - time.monotonic()))

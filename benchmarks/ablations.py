@@ -1,13 +1,14 @@
 """What the open questions of the design come to: one option at a time, paired by seed.
 
-    python benchmarks/ablations.py         # 6 questions, 2 scenarios, 6 seeds: 144 runs of nano
+    python benchmarks/ablations.py         # 6 questions, 2 scenarios, 6 seeds: 150 runs of nano
     python benchmarks/ablations.py --questions child_moments --seeds 3 --work outputs/ablations
 
 Each question is one option of the lifecycle with all its values. For the defaults, and for each
 other value, ``chronorun bench`` trains the lifecycle arm alone, with ``lifecycle=aggressive`` so
-that there are edits, in two scenarios. Shown is a value's validation loss less that of the default,
-paired by seed, with a bootstrap interval. There are no tests and no verdicts: six seeds rank
-options, they settle nothing. What is there is not trained again.
+that there are edits, in two scenarios, chosen so that there are edits that the question is about.
+Shown is a value's validation loss less that of the default, paired by seed, with a bootstrap
+interval. There are no tests and no verdicts: six seeds rank options, they settle nothing. What is
+there is not trained again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import math
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,24 +29,35 @@ from chronorun.analysis.bench_results import JobResult, read_result
 from chronorun.analysis.statistics import bca_interval
 from chronorun.config.lifecycle import LifecycleConfig
 
-QUESTIONS = {
-    "child_moments": ("zero_m", "zero", "inherit", "scale"),
-    "router_change": ("patch", "reinit"),
-    "split_release": ("shock", "fixed", "at_once"),
-    "spawn_init_strategy": ("clone_and_perturb", "mean_cluster", "random"),
-    "merge_logit_offset": ("match", "zero", "ln2"),
-    "cross_layer": ("none", "depth_balance"),
-}
-"""Field of the lifecycle -> its values, the default first."""
 DEFAULTS = "defaults"
 """The sweep in which every option has its default: all questions share it."""
-SCENARIOS = ("too_many", "planted_redundancy")
-WANTED = {
-    "split_release": ("SPLIT",),
-    "spawn_init_strategy": ("SPAWN",),
-    "merge_logit_offset": ("MERGE",),
+
+
+@dataclass(frozen=True)
+class Question:
+    """The values of a field of the lifecycle, the default first, and where they are compared.
+
+    ``edits`` are the ones that the question is about, none: any; nothing is said where none of
+    them is made.
+    """
+
+    values: tuple[str, ...]
+    scenarios: tuple[str, ...]
+    edits: tuple[str, ...] = ()
+
+
+# A layer of too_many is at its limit of sixteen: it prunes and splits, and spawns nothing.
+CROWDED, GROWING = ("too_many", "planted_redundancy"), ("too_few", "planted_redundancy")
+QUESTIONS = {
+    "child_moments": Question(("zero_m", "zero", "inherit", "scale"), CROWDED, ("SPAWN", "SPLIT")),
+    "router_change": Question(("patch", "reinit"), CROWDED),
+    "split_release": Question(("shock", "fixed", "at_once"), CROWDED, ("SPLIT",)),
+    "spawn_init_strategy": Question(
+        ("clone_and_perturb", "mean_cluster", "random"), GROWING, ("SPAWN",)
+    ),
+    "merge_logit_offset": Question(("match", "zero", "ln2"), GROWING, ("MERGE",)),
+    "cross_layer": Question(("none", "depth_balance"), GROWING, ("SPAWN",)),
 }
-"""The edits that a question is about; a run without one says nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +76,26 @@ class Row:
     concerned: float
 
 
-def sweep(name: str, options: list[str], seeds: list[int], work: Path) -> list[JobResult]:
-    """Train what is missing of a sweep of the lifecycle arm; return all of its jobs."""
+def sweep(
+    name: str, scenarios: Iterable[str], options: list[str], seeds: list[int], work: Path
+) -> list[JobResult]:
+    """Train what is missing of a sweep of the lifecycle arm; return its jobs of these seeds."""
     run_id = f"ablation-{name}"
     command = [
         *(sys.executable, "-m", "chronorun", "bench", "--multirun", "arm=lifecycle"),
-        *(f"scenario={','.join(SCENARIOS)}", f"seed={','.join(map(str, seeds))}"),
+        *(f"scenario={','.join(scenarios)}", f"seed={','.join(map(str, seeds))}"),
         *("lifecycle=aggressive", "tracking=no_wandb", f"output_dir={work}", f"run_id={run_id}"),
         *options,
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     folders = (work / "bench" / run_id).glob("*/job.json")
     found = [read_result(path.parent) for path in folders]
-    return [result for result in found if result is not None]
+    return [result for result in found if result is not None and result.seed in seeds]
 
 
 def values_of(question: str, results: list[JobResult]) -> dict[str, list[JobResult]]:
     """Return the jobs of a question's sweep by value."""
-    others = QUESTIONS[question][1:]
+    others = QUESTIONS[question].values[1:]
     # The bench names what it sweeps; a single value is no sweep.
     names = {v: f"lifecycle.{question}={v}" if len(others) > 1 else "" for v in others}
     return {v: [r for r in results if r.variant == name] for v, name in names.items()}
@@ -88,10 +103,10 @@ def values_of(question: str, results: list[JobResult]) -> dict[str, list[JobResu
 
 def rows_of(question: str, default: list[JobResult], results: list[JobResult]) -> list[Row]:
     """Return a row for each scenario and value."""
-    found = {QUESTIONS[question][0]: default, **values_of(question, results)}
+    found = {QUESTIONS[question].values[0]: default, **values_of(question, results)}
     return [
         _row(question, scenario, value, jobs, default)
-        for scenario in SCENARIOS
+        for scenario in QUESTIONS[question].scenarios
         for value, jobs in found.items()
     ]
 
@@ -104,13 +119,15 @@ def _row(
     differences = [mine[seed] - base[seed] for seed in both]
     low, high = bca_interval(differences)
     edits = _figures(jobs, scenario, "edits")
-    concerned = [_figures(jobs, scenario, f"edits/{action}") for action in WANTED.get(question, ())]
+    concerned = [
+        _figures(jobs, scenario, f"edits/{action}") for action in QUESTIONS[question].edits
+    ]
     return Row(
         question,
         scenario,
         value,
         len(both),
-        fmean(mine.values()) if mine else math.nan,
+        fmean(mine[seed] for seed in both) if both else math.nan,
         fmean(differences) if differences else math.nan,
         low,
         high,
@@ -131,17 +148,20 @@ def table(rows: list[Row]) -> list[str]:
     """Return the rows as Markdown, a table for each question."""
     lines = []
     for question in dict.fromkeys(row.question for row in rows):
-        concerned = " + ".join(WANTED.get(question, ())) or "-"
+        concerned = " + ".join(QUESTIONS[question].edits) or "-"
         lines += [
             f"## {question}",
             "",
-            f"| scenario | value | loss | difference to `{QUESTIONS[question][0]}` | edits "
+            f"| scenario | value | loss | difference to `{QUESTIONS[question].values[0]}` | edits "
             f"| of them {concerned} |",
             "|---|---|---|---|---|---|",
         ]
         for row in (r for r in rows if r.question == question):
             shown = f"{row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})"
-            shown = "0" if row.value == QUESTIONS[question][0] else shown
+            if row.value == QUESTIONS[question].values[0]:
+                shown = "0"
+            elif row.concerned == 0:
+                shown = "no such edit"
             named = "-" if math.isnan(row.concerned) else f"{row.concerned:.1f}"
             lines.append(
                 f"| {row.scenario} | `{row.value}` | {row.loss:.4f} | {shown} | {row.edits:.1f} "
@@ -162,15 +182,22 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="for the bench: hydra/launcher=joblib, ...")
     options = parser.parse_args()
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
-    for question, values in QUESTIONS.items():
-        assert values[0] == getattr(LifecycleConfig(), question).name, "the default comes first"
-    default = sweep(DEFAULTS, options.overrides, seeds, options.work)
+    for name, question in QUESTIONS.items():
+        assert question.values[0] == getattr(LifecycleConfig(), name).name, (
+            "the default comes first"
+        )
+    asked = sorted(
+        {scenario for name in options.questions for scenario in QUESTIONS[name].scenarios}
+    )
+    default = sweep(DEFAULTS, asked, options.overrides, seeds, options.work)
     rows = []
     for question in options.questions:
-        swept = f"lifecycle.{question}={','.join(QUESTIONS[question][1:])}"
-        rows += rows_of(
-            question, default, sweep(question, [swept, *options.overrides], seeds, options.work)
-        )
+        extra = [
+            f"lifecycle.{question}={','.join(QUESTIONS[question].values[1:])}",
+            *options.overrides,
+        ]
+        found = sweep(question, QUESTIONS[question].scenarios, extra, seeds, options.work)
+        rows += rows_of(question, default, found)
     head = [
         "Validation loss in nats per token of nano, 400 steps, `lifecycle=aggressive`; differences "
         "paired by seed, with a 95% BCa bootstrap interval. Below 0 is better than the default.",

@@ -2,14 +2,22 @@
 
 Each kind is carried out by the population of a run (births: staged and integrated), with moments,
 archive on disk and books, without the probe's readings: those have rows of their own. Between the
-edits the run trains, so that moments and newest routing are there.
+edits the run trains, so that moments and newest routing are there. After an edit several processes
+build DistributedDataParallel anew: timed in a group of one process, so without their greetings.
 """
 
 from __future__ import annotations
 
 import itertools
+import statistics
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from chronorun.lifecycle import Action
 from chronorun.lifecycle.actions import Candidate, Status, Verdict
@@ -75,19 +83,24 @@ def measure_case(preset: str, experts: int, folder: Path, rounds: int) -> list[R
     overrides = [f"model={preset}", f"model.num_experts={experts}", f"training.batch_size={batch}"]
     editor = Editor([*overrides, "lifecycle.max_experts_per_layer=200"], folder)
     editor.run.take()
-    # The first merge of a process imports scipy.
-    one_round(editor, [])
     steps: list[float] = []
     edits: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for kind, seconds in one_round(editor, steps):
-            edits.setdefault(kind, []).append(seconds)
+    built: list[float] = []
+    with group_of_one():
+        # The first merge of a process imports scipy, the first DDP torch's compiler.
+        one_round(editor, [])
+        build_anew(editor.run.model)
+        for _ in range(rounds):
+            for kind, seconds in one_round(editor, steps):
+                edits.setdefault(kind, []).append(seconds)
+            built.append(cpu_seconds(lambda: build_anew(editor.run.model)))
     name = f"{preset}, {experts} experts"
-    return [
+    of_round = steps[:: len(edits)]
+    rows = [
         summary_row(
             "edits",
             f"{kind} / step, {name}",
-            [x / step for x, step in zip(seconds, steps[:: len(edits)], strict=True)],
+            [x / step for x, step in zip(seconds, of_round, strict=True)],
             steps,
             unit="x",
             must=MUST,
@@ -95,6 +108,27 @@ def measure_case(preset: str, experts: int, folder: Path, rounds: int) -> list[R
         )
         for kind, seconds in edits.items()
     ]
+    dearest = [max(seconds) for seconds in zip(*edits.values(), strict=True)]
+    both = [(x + y) / step for x, y, step in zip(dearest, built, of_round, strict=True)]
+    note = f"dearest edit of each round; DDP alone {statistics.median(built) * 1e3:.1f} ms"
+    title = f"edit and DDP built anew / step, {name}"
+    rows.append(summary_row("edits", title, both, steps, unit="x", must=MUST, aim=AIM, note=note))
+    return rows
+
+
+@contextmanager
+def group_of_one() -> Iterator[None]:
+    """Let this process be a group, as one of ``torchrun`` is."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def build_anew(model: nn.Module) -> None:
+    """Build what ``chronorun.training.replica`` builds after an edit."""
+    DistributedDataParallel(model, init_sync=False, gradient_as_bucket_view=True)
 
 
 def one_round(editor: Editor, steps: list[float]) -> list[tuple[str, float]]:

@@ -43,25 +43,26 @@ class Timed:
 class BenchmarkRun:
     """The run that ``chronorun train <overrides>`` would make, step by step."""
 
-    def __init__(self, overrides: list[str], folder: Path) -> None:
+    def __init__(self, overrides: list[str], folder: Path, device: str = "cpu") -> None:
         config = self.config = compose_run(["run_id=benchmark", *overrides])[0]
         self.corpus = load_corpus(config.data, config.tokenizer)
-        device = torch.device("cpu")
+        on = torch.device(device)
         generator = torch.Generator().manual_seed(config.seed)
         vocabulary = self.corpus.vocab_size
         self.model = GPT(config.model, config.router, vocabulary, generator=generator)
+        self.model.to(on)
         self.optimizer = build_optimizer(self.model, config.optimizer)
-        self.probe = Timed(Probe(config, self.model, self.corpus.split("probe"), device))
+        self.probe = Timed(Probe(config, self.model, self.corpus.split("probe"), on))
         self.logs, self.folder = RunLogs(folder), folder
         self.heartbeat = Heartbeat(
-            config, self.model, self.logs, device, vocabulary, self.optimizer, self.probe
+            config, self.model, self.logs, on, vocabulary, self.optimizer, self.probe
         )
         self.evaluation: Timed | None = None
         if self.heartbeat.lifecycle is not None:
             self.evaluation = Timed(self.heartbeat.lifecycle.evaluate)
             self.heartbeat.lifecycle.evaluate = self.evaluation  # type: ignore[method-assign]
         split = self.corpus.split("train")
-        self.stepper = Stepper(config, self.model, self.optimizer, split, device)
+        self.stepper = Stepper(config, self.model, self.optimizer, split, on)
         self.step = 0
         self.result: StepResult | None = None
 

@@ -49,5 +49,6 @@ def test_quick_command_prints_and_writes_its_rows(tmp_path: Path, cache_dir: Pat
     page = out.with_suffix(".md").read_text(encoding="utf-8")
     assert all(f"\n| {name} |" in page and f"\n  {name} " in done.stdout for name in names)
     kinds = [name.split(" / ")[0] for name in names if name.endswith("nano, 8 experts")]
-    assert kinds == ["split", "spawn", "prune", "revive", "merge", "rollback"]
+    edits = ["split", "spawn", "prune", "revive", "merge", "rollback"]
+    assert kinds == [*edits, "edit and DDP built anew"]
     assert "64 layers of 8 experts" in names

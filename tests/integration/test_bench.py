@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import leet
 import pytest
 from conftest import Chronorun, check_replays
 
@@ -242,7 +243,8 @@ def test_wandb_files_hold_every_jobs_history_and_the_table(tmp_path: Path, cache
     done = bench(tmp_path, cache_dir, *words, mode="offline")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "bench" / "logged"
-    runs = [_wandb_run(path) for path in sorted(folder.rglob("*.wandb"))]
+    files = sorted(folder.rglob("*.wandb"))
+    runs = [_wandb_run(path) for path in files]
     assert sorted(run["job_type"] for run in runs) == ["lifecycle", "static", "summary"]
     assert {run["group"] for run in runs} == {"logged"}
     for run in runs:
@@ -251,6 +253,14 @@ def test_wandb_files_hold_every_jobs_history_and_the_table(tmp_path: Path, cache
         else:
             assert "train/loss" in run["keys"]
             assert run["history"] >= 2
+    for path in files:
+        record = leet.summary(path.parent)
+        assert record["state"] == "finished"
+        if record["run_id"] == "logged-summary":
+            assert {"bench/results", "bench/verdicts"} <= record["summary"].keys()
+        else:
+            assert record["summary"]["train/loss"] > 0.0
+            assert leet.inspect(path.parent, "--json").count('"type":"history"') >= 2
 
 
 def _wandb_run(path: Path) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -10,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import leet
 import pytest
 from tracker_fakes import run_info
 
@@ -301,23 +300,10 @@ def test_a_real_offline_run_is_silent_and_leaves_generators_and_signals_alone(
     assert not any(KEY.encode() in path.read_bytes() for path in written)
 
 
-def inspect(folder: Path, *flags: str) -> str:
-    beside = shutil.which("wandb", path=str(Path(sys.executable).parent))
-    command = beside or shutil.which("wandb")
-    if command is None:
-        pytest.skip("no wandb command")
-    (run,) = folder.glob("wandb/offline-run-*")
-    shown = subprocess.run(
-        [command, "leet", "inspect", *flags, str(run)], capture_output=True, text=True, timeout=60
-    )
-    if shown.returncode:
-        pytest.skip("this wandb has no leet inspect")
-    return shown.stdout
-
-
 def test_the_history_of_a_real_offline_run_is_in_its_file(real_run: tuple[Path, str]) -> None:
-    record = json.loads(inspect(real_run[0], "--summary", "--json"))
+    (run,) = real_run[0].glob("wandb/offline-run-*")
+    record = leet.summary(run)
     assert (record["run_id"], record["state"], record["step"]) == ("real", "finished", 20)
     assert record["summary"]["train/loss"] == 1.25
     assert record["summary"]["val_loss"] == 1.0
-    assert inspect(real_run[0], "--json").count('"type":"history"') == 2
+    assert leet.inspect(run, "--json").count('"type":"history"') == 2

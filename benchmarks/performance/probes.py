@@ -45,6 +45,6 @@ def measure_run(preset: str, steps: int) -> Row:
         run.probe.seconds / total,
         must=MUST,
         aim=AIM,
-        note=f"{run.probe.calls} probes in {total:.0f} s: {made}",
+        note=f"one run, {run.probe.calls} probes in {total:.0f} s: {made}",
         limit="each is a forward of the probe batch; their number follows how much a run acts",
     )

@@ -132,9 +132,7 @@ def _row(
         low,
         high,
         fmean(edits.values()) if edits else math.nan,
-        fmean(sum(each.values()) / max(len(each), 1) for each in concerned)
-        if concerned
-        else math.nan,
+        sum(fmean(each.values()) for each in concerned if each) if concerned else math.nan,
     )
 
 

@@ -57,6 +57,10 @@ class Row:
         """Whether the must is met; also where there is none, or no figure."""
         return self.value is None or self.must is None or self._within(self.must)
 
+    def is_refused(self) -> bool:
+        """Whether there is no figure because the baseline was noisy."""
+        return self.status.startswith(NOISY)
+
     def remark(self) -> str:
         """Return the note, and where the must is missed also what stands in the way."""
         return self.note if self.holds() or not self.limit else f"{self.note}; {self.limit}"

@@ -31,7 +31,7 @@ def figure(row: Row) -> str:
     if row.value is None:
         return row.status
     text = number(row.value, row.unit)
-    if row.least is None or row.largest is None:
+    if row.least is None or row.largest is None or row.least == row.largest:
         return text
     return f"{text} ({number(row.least, row.unit)} to {number(row.largest, row.unit)})"
 
@@ -65,8 +65,9 @@ def markdown(record: Mapping[str, Any], rows: Sequence[Row]) -> str:
     lines = ["# Performance", "", machine, ""]
     lines += [f"| {' | '.join((*HEADER, 'note'))} |", "|" + " --- |" * (len(HEADER) + 1)]
     lines += [f"| {' | '.join((*cells(row), row.remark()))} |" for row in rows]
-    about = ("date", "command", "seconds", "load_before", "load_after")
-    lines += ["", f"| group | {' | '.join(about)} |".replace("_", " "), "|" + " --- |" * 6]
+    about = ("date", "command", "tries", "seconds", "load_before", "load_after")
+    columns = ("group", *(name.replace("_", " ") for name in about))
+    lines += ["", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     lines += [
         f"| {name} | {' | '.join(str(group[key]) for key in about)} |"
         for name, group in record["groups"].items()

@@ -62,7 +62,7 @@ def test_a_missed_must_says_what_stands_in_the_way() -> None:
 
 def test_groups_measured_before_are_kept_on_the_same_machine(tmp_path: Path) -> None:
     machine, rows = {"cpu": "one", "cores": 2}, [Row("g", "a", "x", 3.0, must=2.0, limit="memory")]
-    words = ("date", "command", "seconds", "load_before", "load_after")
+    words = ("date", "command", "tries", "seconds", "load_before", "load_after")
     groups = {"g": dict.fromkeys(words, "1") | {"quick": False}}
     assert earlier(tmp_path / "page", machine, False) == ({}, [])
     write(tmp_path / "page", {"machine": machine, "groups": groups}, rows)

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronorun.lifecycle.two_mode import MIN_INPUTS, TwoModes, two_mode_score, two_modes
+from chronorun.lifecycle.two_mode import (
+    MIN_INPUTS,
+    TwoModes,
+    _principal_direction,
+    _two_means,
+    two_mode_score,
+    two_modes,
+)
 
 
 def gaussian(seed: int, n: int = 400, d: int = 64) -> Tensor:
@@ -188,3 +195,24 @@ def test_the_score_alone_is_that_of_the_plane_bit_for_bit(n: int) -> None:
     x = torch.randn(n, 6, generator=generator)
     x[: n // 3] += 4.0
     assert two_mode_score(x) == two_modes(x).score
+
+
+@pytest.mark.parametrize(("n", "d"), [(400, 64), (50, 128), (64, 64)])
+def test_the_principal_direction_is_that_of_the_eigenvectors(n: int, d: int) -> None:
+    x = clusters(7, n, d, apart=12.0, second=n // 3).double()
+    x = x - x.mean(0)
+    leading = torch.linalg.eigh(x.t() @ x).eigenvectors[:, -1]
+    assert float((_principal_direction(x) @ leading).abs()) == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("n", "d"), [(300, 16), (40, 64)])
+def test_two_means_ends_where_no_input_is_nearer_to_the_other_centroid(
+    seed: int, n: int, d: int
+) -> None:
+    x = clusters(seed, n, d, apart=8.0, second=n // 4).double()
+    x = x - x.mean(0)
+    side = _two_means(x)
+    to_upper = (x - x[side].mean(0)).norm(dim=1)
+    to_lower = (x - x[~side].mean(0)).norm(dim=1)
+    assert torch.equal(side, to_upper < to_lower)

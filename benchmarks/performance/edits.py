@@ -16,13 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from chronorun.lifecycle import Action
 from chronorun.lifecycle.actions import Candidate, Status, Verdict
 from chronorun.lifecycle.decisions import make_decision
 from chronorun.lifecycle.states import ExpertState
+from chronorun.training.replica import build_parallel
 from performance.rows import Row, summary_row, without_goals
 from performance.runs import BenchmarkRun
 from performance.timing import cpu_seconds
@@ -89,11 +88,11 @@ def measure_case(preset: str, experts: int, folder: Path, rounds: int) -> list[R
     with group_of_one():
         # The first merge of a process imports scipy, the first DDP torch's compiler.
         one_round(editor, [])
-        build_anew(editor.run.model)
+        build_parallel(editor.run.model)
         for _ in range(rounds):
             for kind, seconds in one_round(editor, steps):
                 edits.setdefault(kind, []).append(seconds)
-            built.append(cpu_seconds(lambda: build_anew(editor.run.model)))
+            built.append(cpu_seconds(lambda: build_parallel(editor.run.model)))
     name = f"{preset}, {experts} experts"
     of_round = steps[:: len(edits)]
     rows = [
@@ -124,11 +123,6 @@ def group_of_one() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def build_anew(model: nn.Module) -> None:
-    """Build what ``chronorun.training.replica`` builds after an edit."""
-    DistributedDataParallel(model, init_sync=False, gradient_as_bucket_view=True)
 
 
 def one_round(editor: Editor, steps: list[float]) -> list[tuple[str, float]]:

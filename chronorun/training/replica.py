@@ -38,14 +38,9 @@ class Replica:
         parameters = list(self.model.parameters())
         if self._parallel is None or _differ(parameters, self._parameters):
             self._parameters = parameters
-            # The old one goes first: two of them would hold buckets of every gradient. Weights are
-            # not copied from the first process: they were compared, and a copy would hide what
-            # went wrong. Neither are buffers, which move by the same rules everywhere.
+            # The old one goes first: two of them would hold buckets of every gradient.
             self._parallel = None
-            self._parallel = DistributedDataParallel(
-                self.model, init_sync=False, gradient_as_bucket_view=True
-            )
-            self._parallel.broadcast_buffers = False
+            self._parallel = build_parallel(self.model)
         return self._parallel
 
     def keep_apart(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
@@ -53,6 +48,17 @@ class Replica:
         if self._parallel is None or not wanted:
             return contextlib.nullcontext()
         return self._parallel.no_sync()
+
+
+def build_parallel(model: nn.Module) -> DistributedDataParallel:
+    """Return a model within DDP, as it is built at the start and after every edit.
+
+    Weights are not copied from the first process: they were compared, and a copy would hide what
+    went wrong. Neither are buffers, which move by the same rules everywhere.
+    """
+    parallel = DistributedDataParallel(model, init_sync=False, gradient_as_bucket_view=True)
+    parallel.broadcast_buffers = False
+    return parallel
 
 
 def _differ(now: list[nn.Parameter], then: list[nn.Parameter]) -> bool:

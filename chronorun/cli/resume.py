@@ -24,13 +24,17 @@ FREE_KEYS = (
     "training.keep_best",
     "training.max_steps",
     "data.cache_dir",
+    "data.accept_changes",
+    # Files may have moved; that their text is the same is checked once it has been read.
+    "data.files",
+    "data.path",
     "resume",
     "output_dir",
     "run_id",
 )
 
 # What the run's place already says, and what only held for the start.
-NOT_TAKEN_OVER = ("resume", "run_id", "output_dir", "hydra.")
+NOT_TAKEN_OVER = ("resume", "run_id", "output_dir", "data.accept_changes", "hydra.")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,22 @@ class Source(Enum):
     tinystories = "tinystories"
     tinyshakespeare = "tinyshakespeare"
     synthetic = "synthetic"
+    hub = "hub"
+
+
+class DomainBy(Enum):
+    """What makes a domain of the files of ``data=text``."""
+
+    file = "file"
+    folder = "folder"
+    none = "none"
+
+
+class DecodingErrors(Enum):
+    """What is done with bytes of ``data=text`` that are not UTF-8, by Python's names."""
+
+    strict = "strict"
+    replace = "replace"
 
 
 class TokenizerKind(Enum):
@@ -32,9 +48,26 @@ class DataConfig:
     """Corpus, splits and cache."""
 
     source: Source = option(Source.stdlib, "corpus to train on")
-    files: list[str] = option([], "text files or globs, for source=text")
+    files: list[str] = option(
+        [],
+        "files or globs (** is any number of folders), for source=text: plain text, "
+        "also .gz and .zst; rows of .jsonl, .json and .parquet",
+    )
+    domain_by: DomainBy = option(
+        DomainBy.file, "what is a domain of its own, for source=text (conf/data/text.yaml: none)"
+    )
+    errors: DecodingErrors = option(
+        DecodingErrors.strict, "bytes that are not UTF-8, for source=text: refused or replaced"
+    )
+    path: str | None = option(None, "data set of the Hub or folder of one, for source=hub")
+    name: str | None = option(None, "configuration of that data set, for source=hub")
+    split: str = option("train", "its split that is read, for source=hub")
+    column: str = option("text", "column that holds the text, for rows of files and of the Hub")
     max_bytes: int = option(
         12_000_000, "take at most this much text of the corpus", unit="bytes", at_least=1
+    )
+    accept_changes: bool = option(
+        False, "resume with the run's own tokenizer although the corpus is another one now"
     )
     val_fraction: float = option(
         0.05, "share of documents kept for validation", above=0.0, below=0.5
@@ -55,6 +88,11 @@ class DataConfig:
             raise UserError(
                 "configuration: data.files is empty, expected one or more files for data=text; "
                 "add data.files=book.txt"
+            )
+        if self.source is Source.hub and not self.path:
+            raise UserError(
+                "configuration: data.path is empty, expected a data set of the Hub for data=hub; "
+                "add data.path=roneneldan/TinyStories"
             )
 
 

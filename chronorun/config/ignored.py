@@ -51,8 +51,16 @@ def ignored_options(config: RunConfig, given: Iterable[str]) -> list[str]:
 def _conditions(config: RunConfig) -> dict[str, tuple[bool, str]]:
     """Return for each key whether it is ignored, and why."""
     not_synthetic = (config.data.source is not Source.synthetic, "data is not synthetic")
+    not_text = (config.data.source is not Source.text, "data is not text")
+    not_hub = (config.data.source is not Source.hub, "data is not hub")
     return {
-        "data.files": (config.data.source is not Source.text, "data is not text"),
+        "data.files": not_text,
+        "data.domain_by": not_text,
+        "data.errors": not_text,
+        "data.path": not_hub,
+        "data.name": not_hub,
+        "data.split": not_hub,
+        "data.column": (not_text[0] and not_hub[0], "data is neither text nor hub"),
         "data.synthetic_domains": not_synthetic,
         "data.synthetic_seed": not_synthetic,
         "tokenizer.vocab_size": (

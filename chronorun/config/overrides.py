@@ -47,15 +47,32 @@ def _normalised(override: Override) -> Override:
     """
     if override.key_or_group == "experiment" and override.is_add():
         return _parse(str(override.input_line).lstrip("+"))
-    if override.is_sweep_override() or override.is_delete():
+    if override.is_delete():
         return override
     key, value = override.get_key_element(), override.value()
+    if override.is_sweep_override():
+        return _one_file_each(override)
     if override.key_or_group == "data.files" and isinstance(value, str):
         # An interpolation may stand for a list.
         return override if "${" in value else _parse(f"{key}=[{quoted(value)}]")
     if override.key_or_group == "run_id" and isinstance(value, bool | int | float):
         return _parse(f"{key}={quoted(override.get_value_string().strip())}")
     return override
+
+
+def _one_file_each(override: Override) -> Override:
+    """Let ``-m data.files=a.txt,b.txt`` mean a list of one file in each job."""
+    from hydra.core.override_parser.types import ChoiceSweep
+
+    sweep = override.value()
+    if override.key_or_group != "data.files" or not isinstance(sweep, ChoiceSweep):
+        return override
+    # A quoted string is no plain str; a list is one already.
+    names = [str(getattr(item, "text", item)) for item in sweep.list if not isinstance(item, list)]
+    if len(names) < len(sweep.list) or any("${" in name for name in names):
+        return override
+    lists = ",".join(f"[{quoted(name)}]" for name in names)
+    return _parse(f"{override.get_key_element()}={lists}")
 
 
 def quoted(text: str) -> str:

@@ -76,6 +76,34 @@ def fixed_batches(
     return [np.ascontiguousarray(rows[index::n]) for index in range(n)]
 
 
+def domain_batches(
+    split: TokenSplit, *, n: int, batch_size: int, context_length: int
+) -> dict[str, list[Batch]]:
+    """Return fixed batches of each domain, where there are several; all of them together about n.
+
+    Few domains get a quarter of n each; many share n, the largest ones if there are more of them
+    than rows. A domain without a window is left out.
+    """
+    if len(split.spans) < 2:
+        return {}
+    windows = {d: _windows(split.domain_tokens(d), context_length) for d in split.spans}
+    largest = sorted(windows, key=lambda domain: -windows[domain])[: n * batch_size]
+    chosen = [domain for domain in split.spans if windows[domain] > 0 and domain in set(largest)]
+    most = max(1, n // 4) * batch_size
+    rows = max(1, min(most, n * batch_size // max(1, len(chosen))))
+    size = min(rows, batch_size)
+    return {
+        domain: fixed_batches(
+            split,
+            n=rows // size,
+            batch_size=size,
+            context_length=context_length,
+            domain=domain,
+        )
+        for domain in chosen
+    }
+
+
 def _generator(seed: int, step: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step, purpose])))
 

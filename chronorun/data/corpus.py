@@ -7,11 +7,13 @@ checked when it is opened, and a damaged entry is made anew.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +25,15 @@ from numpy.typing import NDArray
 
 from chronorun.config.data import DataConfig, TokenizerConfig
 from chronorun.core.files import sha256_file
-from chronorun.data.documents import SPLITS, Document, assign_splits, hash_documents
+from chronorun.core.lock import FILE as LOCK_FILE
+from chronorun.core.lock import exclusive
+from chronorun.data.entry import FORMAT, PROGRESS_FILE, Progress, make_entry
+from chronorun.data.lengths import check_bytes, check_tokens, short_domains
+from chronorun.data.progress import TerminalProgress
 from chronorun.data.source import source_module
-from chronorun.data.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
-from chronorun.errors import StorageError, UserError
+from chronorun.data.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer
+from chronorun.errors import ChronorunError, StorageError, UserError
 
-_FORMAT = 1
 Tokens = NDArray[Any]
 
 
@@ -66,6 +71,7 @@ class TokenizedCorpus:
         self.domains: list[str] = list(meta["domains"])
         self.bytes_per_token: float = meta["bytes_per_token"]
         self.bigram_nats: float = meta["bigram_nats"]
+        self.n_bytes: int = meta["taken_bytes"]
         self._splits: dict[str, TokenSplit] = {}
 
     @cached_property
@@ -86,6 +92,31 @@ class TokenizedCorpus:
             self._splits[name] = TokenSplit(tokens, spans)
         return self._splits[name]
 
+    def notices(self, config: DataConfig, min_tokens: int) -> list[str]:
+        """Return a line for each thing a person would want to know of what was taken."""
+        lines = []
+        taken, offered = self.n_bytes, self._meta["offered_bytes"]
+        if offered is None:
+            lines.append(
+                f"data: the first {taken:,} bytes of the text are used, the rest is left out "
+                f"(data.max_bytes={config.max_bytes}); raise it to use more"
+            )
+        elif offered > taken:
+            lines.append(
+                f"data: {taken:,} of {offered:,} bytes of the text are used, a sample of it "
+                f"(data.max_bytes={config.max_bytes}); raise it to use more"
+            )
+        if self._meta["empty_files"]:
+            lines.append(f"data: {self._meta['empty_files']} empty files are left out")
+        short = short_domains(self.split("val").spans, min_tokens)
+        if short:
+            names = ", ".join(short[:3]) + (" ..." if len(short) > 3 else "")
+            lines.append(
+                f"data: {len(short)} of {len(self.domains)} domains are too short to be evaluated "
+                f"by themselves ({names}): less than {min_tokens} tokens for validation"
+            )
+        return lines
+
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer into a folder, made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,49 +124,64 @@ class TokenizedCorpus:
 
 
 def cache_root(config: DataConfig) -> Path:
-    """Return the folder of token caches."""
+    """Return the folder of token caches. Raises StorageError when there is no home to put it in."""
     named = config.cache_dir or os.environ.get("CHRONORUN_CACHE")
-    if named:
-        return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "chronorun"
+    folder = os.path.expanduser(named or base)  # noqa: PTH111 (Path's own raises RuntimeError)
+    if folder.startswith("~"):
+        raise StorageError(
+            f"cache: {folder} stands for a home folder that is not known; "
+            f"set data.cache_dir=FOLDER or CHRONORUN_CACHE"
+        )
+    return Path(folder) if named else Path(folder) / "chronorun"
 
 
 def load_corpus(
-    config: DataConfig, tokenizer: TokenizerConfig, *, min_tokens: int = 2
+    config: DataConfig,
+    tokenizer: TokenizerConfig,
+    *,
+    min_tokens: int = 2,
+    given_tokenizer: Path | None = None,
+    progress: Progress | None = None,
 ) -> TokenizedCorpus:
     """Open the corpus of a configuration, making and caching it on first use.
 
+    ``given_tokenizer`` is the folder of a saved tokenizer to use instead of making one.
     Raises UserError in one line for a source that is missing, empty, not UTF-8, out of reach, or
     shorter than ``min_tokens`` in any split.
     """
     module = source_module(config.source)
+    # The fingerprint holds the files; how they were named changes nothing.
+    without = ("cache_dir", "files", "accept_changes")
     identity = {
-        "format": _FORMAT,
-        "data": _plain(asdict(config), without=("cache_dir",)),
-        "tokenizer": _plain(asdict(tokenizer)),
+        "format": FORMAT,
+        "data": {k: str(v) for k, v in asdict(config).items() if k not in without},
+        "tokenizer": {k: str(v) for k, v in asdict(tokenizer).items()},
         "source": module.fingerprint(config),
     }
+    if given_tokenizer is not None:
+        identity["given_tokenizer"] = sha256_file(given_tokenizer / TOKENIZER_FILE)
     key = hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()[:24]
     folder = cache_root(config) / f"{config.source.value}-{key}"
     corpus = _open(folder)
     if corpus is None:
-        _make(folder, config, tokenizer)
+        shown = progress or TerminalProgress()
+        try:
+            _make(folder, config, tokenizer, min_tokens, given_tokenizer, shown)
+        finally:
+            shown.close()
         corpus = _open(folder)
     if corpus is None:
         raise StorageError(f"cache: {folder} cannot be read back; free some disk space")
-    _check_length(corpus, config, min_tokens)
+    spans = {name: corpus.split(name).spans for name in ("train", "val", "probe")}
+    check_tokens(spans, config, min_tokens, corpus.bytes_per_token)
     return corpus
-
-
-def _plain(values: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, str]:
-    return {key: str(value) for key, value in values.items() if key not in without}
 
 
 def _open(folder: Path) -> TokenizedCorpus | None:
     try:
         meta = msgspec.json.decode((folder / "meta.json").read_bytes(), type=dict[str, Any])
-        whole = meta["format"] == _FORMAT and all(
+        whole = meta["format"] == FORMAT and all(
             (folder / name).stat().st_size == entry["bytes"]
             for name, entry in meta["files"].items()
         )
@@ -150,82 +196,83 @@ def _open(folder: Path) -> TokenizedCorpus | None:
         return None
 
 
-def _make(folder: Path, config: DataConfig, tokenizer: TokenizerConfig) -> None:
-    root = folder.parent
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=root, prefix=".making-"))
-    except OSError as error:
-        raise StorageError(
-            f"cache: {root} cannot be written ({error.strerror}); set data.cache_dir=FOLDER"
-        ) from error
-    try:
-        scratch = work / "scratch"
-        scratch.mkdir()
-        documents = source_module(config.source).read(config, scratch)
+def _make(
+    folder: Path,
+    config: DataConfig,
+    tokenizer: TokenizerConfig,
+    min_tokens: int,
+    given_tokenizer: Path | None,
+    progress: Progress,
+) -> None:
+    with _storage_errors_of(folder.parent), _workplace(folder) as work:
+        scratch = work / ".scratch"
+        scratch.mkdir(exist_ok=True)
+        reading = source_module(config.source).read(config, scratch)
+
+        def check(split_bytes: dict[str, dict[str, int]]) -> None:
+            check_bytes(split_bytes, config, tokenizer, min_tokens)
+
+        make_entry(work, reading, config, tokenizer, check, progress, given_tokenizer)
         shutil.rmtree(scratch)
-        _write_entry(work, documents, config, tokenizer)
         if folder.exists() and _open(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
         try:
+            (work / LOCK_FILE).unlink(missing_ok=True)
             work.rename(folder)
         except OSError:
             # Another process was faster; its entry is the same.
             if _open(folder) is None:
                 raise
+
+
+@contextmanager
+def _workplace(folder: Path) -> Iterator[Path]:
+    """Yield a folder to make an entry in: one that an interrupted start left, or an empty one.
+
+    What a long start has done so far is kept when it is interrupted, and removed after an error.
+    """
+    work = folder.parent / f".making-{folder.name}"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = exclusive(work, "cache")
+        lock.__enter__()
+    except UserError:  # another process is at it: do the same beside it
+        lock = None
+        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+    if not (work / PROGRESS_FILE).is_file():
+        _empty(work)
+    try:
+        yield work
+    except BaseException as error:
+        failed = isinstance(error, ChronorunError) or not (work / PROGRESS_FILE).is_file()
+        if failed or lock is None:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if lock is not None:
+            lock.__exit__(None, None, None)
+    shutil.rmtree(work, ignore_errors=True)
 
 
-def _write_entry(
-    work: Path, documents: Sequence[Document], config: DataConfig, tokenizer: TokenizerConfig
-) -> None:
-    from chronorun.data.bigram import bigram_nats_per_token
-
-    splits = assign_splits(documents, config)
-    train_texts = [d.text for d in documents if splits[d.name] == "train"]
-    cutter = make_tokenizer(tokenizer, train_texts)
-    dtype = np.dtype(np.uint16 if cutter.vocab_size <= 1 << 16 else np.uint32)
-    domains = list(dict.fromkeys(document.domain for document in documents))
-    spans: dict[str, dict[str, tuple[int, int]]] = {}
-    arrays: dict[str, Tokens] = {}
-    for split in SPLITS:
-        pieces, spans[split], offset = [], {}, 0
-        for domain in domains:
-            texts = [d.text for d in documents if d.domain == domain and splits[d.name] == split]
-            tokens = cutter.encode_documents(texts).astype(dtype) if texts else np.zeros(0, dtype)
-            spans[split][domain] = (offset, offset + len(tokens))
-            offset += len(tokens)
-            pieces.append(tokens)
-        arrays[split] = np.concatenate(pieces) if pieces else np.zeros(0, dtype)
-        arrays[split].tofile(work / f"{split}.bin")
-    cutter.save(work)
-    val_bytes = sum(d.n_bytes for d in documents if splits[d.name] == "val")
-    names = sorted(path.name for path in work.iterdir())
-    meta = {
-        "format": _FORMAT,
-        "corpus_hash": hash_documents(documents, splits),
-        "vocab_size": cutter.vocab_size,
-        "dtype": dtype.name,
-        "domains": domains,
-        "splits": spans,
-        "bytes_per_token": val_bytes / max(1, len(arrays["val"])),
-        "bigram_nats": bigram_nats_per_token(arrays["train"], arrays["val"], cutter.vocab_size),
-        "files": {
-            name: {"bytes": (work / name).stat().st_size, "sha256": sha256_file(work / name)}
-            for name in names
-        },
-    }
-    (work / "meta.json").write_bytes(msgspec.json.encode(meta))
+def _empty(work: Path) -> None:
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK_FILE:
+            path.unlink()
 
 
-def _check_length(corpus: TokenizedCorpus, config: DataConfig, min_tokens: int) -> None:
-    for name in SPLITS:
-        spans = corpus.split(name).spans.values()
-        longest = max((stop - start for start, stop in spans), default=0)
-        if longest < min_tokens:
-            raise UserError(
-                f"data: the {name} split of source={config.source.value} has {longest} tokens in "
-                f"a row, expected at least {min_tokens} (one context and the next token); "
-                f"add text or lower model.context_length"
-            )
+@contextmanager
+def _storage_errors_of(root: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one line that names the cache."""
+    try:
+        yield
+    except ChronorunError:
+        raise
+    except OSError as error:
+        why = error.strerror or str(error).splitlines()[0]
+        if error.errno in (None, errno.ENOSPC, errno.EDQUOT):
+            why = f"{why}; the disk may be full"
+        raise StorageError(
+            f"cache: {root} cannot be written ({why}); free some space or set data.cache_dir=FOLDER"
+        ) from error

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from chronorun.config.data import DataConfig
+from chronorun.data.blocks import block_bytes, cut_blocks, quota_bytes
 
 SPLITS = ("train", "val", "probe")
-
-# A small corpus gives val and probe at least this much of each domain (or a seventh of the domain,
-# whichever is less): 2 % of a README would be shorter than one context.
-_SMALLEST_QUOTA_BYTES = 8192
-_LARGEST_SMALL_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -44,15 +39,21 @@ def share_evenly(sizes: Sequence[int], total: int) -> list[int]:
     return shares
 
 
+def domain_sizes(documents: Sequence[Document]) -> dict[str, int]:
+    """Return the bytes of each domain, in the order in which the domains begin."""
+    sizes: dict[str, int] = defaultdict(int)
+    for document in documents:
+        sizes[document.domain] += document.n_bytes
+    return dict(sizes)
+
+
 def cap_documents(documents: Sequence[Document], config: DataConfig) -> list[Document]:
     """Keep at most ``max_bytes`` of text, evenly over the domains.
 
     Documents are chosen by the hash of their name, so that a capped corpus is a sample and not
     its beginning; they keep their order. The one that does not fit is cut at a line end.
     """
-    sizes: dict[str, int] = defaultdict(int)
-    for document in documents:
-        sizes[document.domain] += document.n_bytes
+    sizes = domain_sizes(documents)
     if sum(sizes.values()) <= config.max_bytes:
         return list(documents)
     left = dict(
@@ -72,6 +73,54 @@ def cap_documents(documents: Sequence[Document], config: DataConfig) -> list[Doc
     return [kept[index] for index in sorted(kept)]
 
 
+def cut_long(documents: Sequence[Document], config: DataConfig) -> list[Document]:
+    """Cut what is too long for the smallest split into blocks, named ``document#block``.
+
+    The splits are those of what ``cap_documents`` will keep.
+    """
+    sizes = domain_sizes(documents)
+    kept = share_evenly(list(sizes.values()), config.max_bytes)
+    largest = {name: block_bytes(n, config) for name, n in zip(sizes, kept, strict=True)}
+    return [part for d in documents for part in blocks_of(d, largest[d.domain])]
+
+
+def blocks_of(document: Document, n_bytes: int) -> Iterator[Document]:
+    """Yield the document, or its blocks where it is longer than two of them."""
+    if document.n_bytes <= 2 * n_bytes:
+        yield document
+        return
+    for number, block in enumerate(cut_blocks(document.text, n_bytes)):
+        yield Document(f"{document.name}#{number}", document.domain, block)
+
+
+def split_documents(
+    documents: Sequence[Document], config: DataConfig
+) -> tuple[list[Document], dict[str, str]]:
+    """Return the documents and the split of every name; each domain has a part in every split.
+
+    Where whole documents leave a domain without a part (there are too few, or they are too long),
+    that domain is cut into blocks, and its documents then lie in more than one split.
+    """
+    splits = assign_splits(documents, config)
+    parts: dict[str, set[str]] = defaultdict(set)
+    for document in documents:
+        parts[document.domain].add(splits[document.name])
+    lacking = {domain for domain, found in parts.items() if len(found) < len(SPLITS)}
+    if not lacking:
+        return list(documents), splits
+    size = {name: block_bytes(n, config) for name, n in domain_sizes(documents).items()}
+    cut: list[Document] = []
+    for index, document in enumerate(documents):
+        if document.domain not in lacking:
+            cut.append(document)
+            continue
+        for number, block in enumerate(cut_blocks(document.text, size[document.domain])):
+            # The place tells repeated documents apart: they may be all that there is.
+            name = f"{document.name}#{index}.{number}"
+            cut.append(Document(name, document.domain, block))
+    return cut, assign_splits(cut, config)
+
+
 def assign_splits(documents: Sequence[Document], config: DataConfig) -> dict[str, str]:
     """Return the split of every document name.
 
@@ -79,13 +128,12 @@ def assign_splits(documents: Sequence[Document], config: DataConfig) -> dict[str
     its share of the bytes, the rest is train. Depends on names and sizes only, not on the order.
     """
     sizes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    totals: dict[str, int] = defaultdict(int)
     for document in documents:
         sizes[document.name][document.domain] += document.n_bytes
-        totals[document.domain] += document.n_bytes
+    totals = domain_sizes(documents)
     quotas = {
-        "val": {domain: _quota(n, config.val_fraction) for domain, n in totals.items()},
-        "probe": {domain: _quota(n, config.probe_fraction) for domain, n in totals.items()},
+        "val": {domain: quota_bytes(n, config.val_fraction) for domain, n in totals.items()},
+        "probe": {domain: quota_bytes(n, config.probe_fraction) for domain, n in totals.items()},
     }
     taken: dict[str, dict[str, int]] = {split: defaultdict(int) for split in quotas}
     result: dict[str, str] = {}
@@ -100,28 +148,39 @@ def assign_splits(documents: Sequence[Document], config: DataConfig) -> dict[str
     return result
 
 
+def split_by_hash(name: str, config: DataConfig) -> str:
+    """Return the split of a document of a corpus too large to be walked in order.
+
+    The hash of the name is a uniform number; val and probe are its lowest parts. Of many documents
+    the shares come out as asked for, and nothing needs to be remembered of the others.
+    """
+    uniform = int.from_bytes(_rank(name, config)[:8], "big") / 2**64
+    if uniform < config.val_fraction:
+        return "val"
+    return "probe" if uniform < config.val_fraction + config.probe_fraction else "train"
+
+
 def hash_documents(documents: Sequence[Document], splits: dict[str, str]) -> str:
     """Return the sha256 that identifies a split corpus: names, domains, splits and texts."""
     digest = hashlib.sha256()
     for document in documents:
-        for part in (document.name, document.domain, splits[document.name], document.text):
-            encoded = part.encode()
-            digest.update(len(encoded).to_bytes(8, "big"))
-            digest.update(encoded)
+        digest.update(document_record(document, splits[document.name]))
     return digest.hexdigest()
+
+
+def document_record(document: Document, split: str) -> bytes:
+    """Return what identifies a document and its split, each part behind its length."""
+    parts = (document.name, document.domain, split, document.text)
+    encoded = [part.encode() for part in parts]
+    return b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
 
 
 def _rank(name: str, config: DataConfig) -> bytes:
     return hashlib.sha256(f"{config.split_seed}:{name}".encode()).digest()
 
 
-def _quota(domain_bytes: int, fraction: float) -> int:
-    floor = min(_SMALLEST_QUOTA_BYTES, math.ceil(_LARGEST_SMALL_SHARE * domain_bytes))
-    return max(floor, math.ceil(fraction * domain_bytes))
-
-
 def _fits(sizes: dict[str, int], taken: dict[str, int], quota: dict[str, int]) -> bool:
-    """Tell whether a document fills a gap without overshooting any of its domains by half."""
+    """Return whether a document fills a gap without overshooting any of its domains by half."""
     wanted = any(taken[domain] < quota[domain] for domain in sizes)
     return wanted and all(
         taken[domain] + size <= 1.5 * quota[domain] for domain, size in sizes.items()
@@ -130,4 +189,4 @@ def _fits(sizes: dict[str, int], taken: dict[str, int], quota: dict[str, int]) -
 
 def _cut(document: Document, n_bytes: int) -> Document:
     head = document.text.encode()[:n_bytes].decode(errors="ignore")
-    return Document(document.name, document.domain, head[: head.rfind("\n") + 1])
+    return Document(document.name, document.domain, head[: head.rfind("\n") + 1] or head)

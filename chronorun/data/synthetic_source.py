@@ -13,6 +13,7 @@ import numpy as np
 
 from chronorun.config.data import DataConfig
 from chronorun.data.documents import Document
+from chronorun.data.source import Reading
 
 _DOCUMENT_BYTES = 1024
 _LETTERS = bytes(range(33, 127))  # printable ASCII without the space
@@ -23,7 +24,7 @@ def fingerprint(config: DataConfig) -> dict[str, Any]:
     return {"domains": config.synthetic_domains, "seed": config.synthetic_seed, "version": 1}
 
 
-def read(config: DataConfig, workdir: Path) -> list[Document]:
+def read(config: DataConfig, workdir: Path) -> Reading:
     """Write ``max_bytes`` of text, the same amount in every domain."""
     n_domains = config.synthetic_domains
     n_documents = config.max_bytes // n_domains // _DOCUMENT_BYTES
@@ -36,7 +37,7 @@ def read(config: DataConfig, workdir: Path) -> list[Document]:
         for number, row in enumerate(letters[_walk(rng, len(letters), n_documents)]):
             text = row.tobytes().decode("ascii")
             documents.append(Document(f"synthetic/{index}/{number}", f"domain{index}", text))
-    return documents
+    return Reading(documents)
 
 
 def _walk(rng: np.random.Generator, n_states: int, n_rows: int) -> Any:

@@ -1,97 +1,162 @@
-"""Text files of the user's own, through the ``datasets`` library.
+"""Files of the user's own: plain text, compressed text, and rows of jsonl, json and parquet.
 
-A file has no documents of its own, so it is cut into blocks at line ends; blocks are what is split
-into train, val and probe. The domain of a file is its name.
+A plain text has no documents, so it is cut into blocks at line ends; blocks are what is split into
+train, val and probe. A row is a document. Names come from the content: where a file lies and how
+its path is written changes nothing.
 """
 
 from __future__ import annotations
 
-import glob
+import codecs
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from chronorun.config.data import DataConfig
-from chronorun.data.documents import Document, cap_documents
+from chronorun.data.blocks import cut_blocks
+from chronorun.data.documents import Document, share_evenly
+from chronorun.data.files import TextFile, find_files
+from chronorun.data.rows import builder_of, texts_of_file
+from chronorun.data.source import Reading
 from chronorun.errors import UserError
 
-_LARGEST_BLOCK = 65_536
-_BLOCKS_PER_FILE = 32
+__all__ = ["cut_blocks", "fingerprint", "read"]
+
+# Plain files are read whole up to this size together; of more, a sample of blocks is read.
+_READ_WHOLE_BYTES = 64 << 20
+_STRETCH = 65_536
 
 
 def fingerprint(config: DataConfig) -> dict[str, Any]:
     """Identify the files by path, size and time of change."""
-    rows = []
-    for path in _files(config):
-        status = path.stat()
-        rows.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
-    return {"files": rows}
+    files, empty = find_files(config)
+    rows = [[os.fsencode(f.path).hex(), f.domain, f.size, f.changed_ns] for f in files]
+    return {"files": rows, "empty": empty}
 
 
-def read(config: DataConfig, workdir: Path) -> list[Document]:
-    """Read every file and cut it into blocks."""
-    documents: list[Document] = []
-    for path in _files(config):
-        _check_utf8(path)
-        text = _load(path, workdir)
-        for number, block in enumerate(cut_blocks(text)):
-            documents.append(Document(f"{path}#{number}", path.name, block))
-    return cap_documents(documents, config)
+def read(config: DataConfig, workdir: Path) -> Reading:
+    """Read every file; a large collection is sampled, and rows are taken from the beginning."""
+    files, empty = find_files(config)
+    plain = [file for file in files if builder_of(file.path) is None]
+    rowed = [file for file in files if builder_of(file.path) is not None]
+    reading = Reading((), divisible=True, empty_files=empty)
+    plain_bytes = sum(file.size for file in plain)
+    if plain_bytes <= _READ_WHOLE_BYTES:
+        texts: Iterator[Document] = (_whole(file, config) for file in plain)
+    else:
+        texts = _sampled(plain, config)
+        reading.known_bytes = plain_bytes if plain_bytes > config.max_bytes else None
+    budget = config.max_bytes * len(rowed) // len(files)
+    reading.documents = itertools.chain(texts, _rows(rowed, config, workdir, budget, reading))
+    return reading
 
 
-def cut_blocks(text: str) -> list[str]:
-    """Cut a text at line ends into about 32 blocks, none much beyond 64 KiB characters."""
-    size = max(1, min(_LARGEST_BLOCK, len(text) // _BLOCKS_PER_FILE))
-    blocks, start = [], 0
-    while start < len(text):
-        stop = text.find("\n", start + size - 1) + 1
-        # A file without line ends is cut where the block is full.
-        if stop == 0 or stop - start > 2 * size:
-            stop = start + size
-        if len(text) - stop < size // 2:
-            stop = len(text)
-        blocks.append(text[start:stop])
-        start = stop
-    return blocks
+def _whole(file: TextFile, config: DataConfig) -> Document:
+    data = _without_bom(_bytes_of(file, 0, file.size))
+    return Document(file.content_id(), file.domain, _decoded(data, 0, file, config))
 
 
-def _files(config: DataConfig) -> list[Path]:
-    found: list[Path] = []
-    for pattern in config.files:
-        path = Path(pattern).expanduser()
-        matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)))]  # noqa: PTH207
-        if not matches:
-            raise UserError(
-                f"data: files={pattern} does not exist, expected a text file or a glob that "
-                f"matches one; check the path (it is relative to the current folder)"
-            )
-        for match in matches:
-            if not match.is_file():
-                raise UserError(
-                    f"data: files={match} is a folder, expected text files; "
-                    f"use a glob such as '{match}/*.txt'"
-                )
-            if match.stat().st_size == 0:
-                raise UserError(
-                    f"data: files={match} is empty, expected text; remove it from data.files"
-                )
-        found.extend(matches)
-    return list(dict.fromkeys(found))
+def _sampled(files: Sequence[TextFile], config: DataConfig) -> Iterator[Document]:
+    """Yield stretches of 64 KiB until each domain has its even share of ``max_bytes``.
+
+    Stretches are chosen by the hash of their name, so that a sample stands for the whole; only
+    those chosen are read.
+    """
+    sizes: dict[str, int] = {}
+    for file in files:
+        sizes[file.domain] = sizes.get(file.domain, 0) + file.size
+    shares = dict(zip(sizes, share_evenly(list(sizes.values()), config.max_bytes), strict=True))
+    for file in files:
+        content, wanted = file.content_id(), shares[file.domain] / sizes[file.domain]
+        for number, start in enumerate(range(0, file.size, _STRETCH)):
+            name = f"{content}/{number}"
+            chance = hashlib.sha256(f"{config.split_seed}:take:{name}".encode()).digest()
+            if int.from_bytes(chance[:8], "big") / 2**64 >= wanted:
+                continue
+            begin = _line_start(file, start)
+            end = _line_start(file, min(file.size, start + _STRETCH))
+            data = _bytes_of(file, begin, end - begin)
+            data = _without_bom(data) if begin == 0 else data
+            text = _decoded(data, begin, file, config)
+            if text:
+                yield Document(name, file.domain, text)
 
 
-def _check_utf8(path: Path) -> None:
+def _line_start(file: TextFile, place: int) -> int:
+    """Return the first line start at or after a place, or a character's start in a long line."""
+    if place == 0 or place >= file.size:
+        return min(place, file.size)
+    near = _bytes_of(file, place - 1, _STRETCH)
+    end = near.find(b"\n")
+    if end >= 0:
+        return place + end
+    # No line end near: the first byte that does not continue a character (10xxxxxx).
+    offset = next((i for i, byte in enumerate(near[1:5]) if byte & 0xC0 != 0x80), 0)
+    return place + offset
+
+
+def _bytes_of(file: TextFile, start: int, n_bytes: int) -> bytes:
     try:
-        path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
+        with file.path.open("rb") as opened:
+            opened.seek(start)
+            return opened.read(n_bytes)
+    except OSError as error:
         raise UserError(
-            f"data: files={path} is not UTF-8 (byte {error.start}), expected UTF-8 text; "
-            f"convert it, for instance with iconv"
+            f"data: files={file.shown} cannot be read ({error.strerror}), expected a text file; "
+            f"check its permissions or remove it from data.files"
         ) from None
 
 
-def _load(path: Path, workdir: Path) -> str:
-    from chronorun.data.library import load_dataset_quietly
+def _without_bom(data: bytes) -> bytes:
+    return data.removeprefix(codecs.BOM_UTF8)
 
-    rows = load_dataset_quietly(
-        "text", data_files=str(path), sample_by="document", split="train", cache_dir=str(workdir)
-    )
-    return "".join(row["text"] for row in rows)
+
+def _decoded(data: bytes, start: int, file: TextFile, config: DataConfig) -> str:
+    try:
+        text = data.decode("utf-8", config.errors.value)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"data: files={file.shown} {_what_it_is(data, start + error.start)}, expected UTF-8 "
+            f"text; convert it, for instance with iconv, or add data.errors=replace"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _what_it_is(data: bytes, place: int) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "is UTF-16"
+    if b"\0" in data[:8192]:
+        return "holds NUL bytes, as files that are not text do"
+    return f"is not UTF-8 (byte {place})"
+
+
+def _rows(
+    files: Sequence[TextFile], config: DataConfig, workdir: Path, budget: int, reading: Reading
+) -> Iterator[Document]:
+    """Yield the rows of each file from its beginning, an even share of the budget from each."""
+    left = budget
+    # Small files first: what they leave goes to the larger ones.
+    for position, file in enumerate(sorted(files, key=lambda file: file.size)):
+        share = left // (len(files) - position)
+        content, taken = file.content_id(), 0
+        compressed_text = builder_of(file.path) == "text"
+        for number, text in enumerate(texts_of_file(file, config, workdir)):
+            if number == 0:
+                text = text.removeprefix("\ufeff")
+            if taken >= share:
+                reading.stopped_early = True
+                break
+            # Equal rows share a name, and with it a split.
+            name = f"{content}/{number}" if compressed_text else content_name(text)
+            document = Document(name, file.domain, text)
+            taken += document.n_bytes
+            yield document
+        left -= min(taken, left)
+
+
+def content_name(text: str) -> str:
+    """Return the name of a document that is known by its text alone."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

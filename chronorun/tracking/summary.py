@@ -17,6 +17,9 @@ from chronorun.tracking.text import one_line
 LABEL_WIDTH = 17
 
 
+_DOMAINS_SHOWN = 8
+
+
 def _finite(value: Any) -> float | None:
     real = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if real and math.isfinite(value) else None
@@ -98,6 +101,9 @@ def _lifecycle(summary: Mapping[str, Any]) -> str | None:
 def _domains(summary: Mapping[str, Any]) -> str | None:
     losses = _mapping(summary, "val_loss_by_domain").items()
     known = [f"{name} {text}" for name, loss in losses if (text := _number(loss, ".4f"))]
+    more = len(known) - _DOMAINS_SHOWN
+    if more > 0:
+        known[_DOMAINS_SHOWN:] = [f"and {more} more in summary.json"]
     return "  ".join(known) + " (nats/token)" if known else None
 
 

@@ -92,6 +92,7 @@ def _manifest(
             "lr": config.optimizer.lr,
         },
         "corpus_hash": corpus.corpus_hash,
+        "corpus_bytes": corpus.n_bytes,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "processes": processes,

@@ -17,11 +17,13 @@ from chronorun.model import GPT
 from chronorun.tracking.protocol import RunInfo, Tracker
 from chronorun.training.checkpoint import (
     Checkpoint,
+    list_checkpoints,
     load_checkpoint,
     newest_good_checkpoint,
     set_aside_newer,
     told_as_misfit,
 )
+from chronorun.training.corpus_check import check_same_corpus
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.logs import RunLogs
 from chronorun.training.optimizer import build_optimizer
@@ -48,9 +50,7 @@ def run_training(
     a folder that all can read.
     """
     device = choose_device(config.training.device, processes)
-    with processes.first_goes_ahead():
-        shortest = config.model.context_length + 1
-        corpus = load_corpus(config.data, config.tokenizer, min_tokens=shortest)
+    corpus = _corpus(config, run_dir, trackers, processes)
     checkpoint = _checkpoint_of_all(config, run_dir, trackers, processes)
     _set_threads(config, checkpoint, processes)
     if processes.is_first:
@@ -67,6 +67,26 @@ def run_training(
             trainer.run(stop)
         trainer.heartbeat.write_waiting()
     return end.summary
+
+
+def _corpus(
+    config: RunConfig, run_dir: Path, trackers: Tracker, processes: Processes
+) -> TokenizedCorpus:
+    """Return the corpus, which for a run that goes on is the one it was started with."""
+    goes_on = config.resume is not None and bool(list_checkpoints(run_dir))
+    own = run_dir / "tokenizer" if goes_on and config.data.accept_changes else None
+    shortest = config.model.context_length + 1
+    with processes.first_goes_ahead():
+        corpus = load_corpus(
+            config.data, config.tokenizer, min_tokens=shortest, given_tokenizer=own
+        )
+    notices = corpus.notices(config.data, shortest)
+    if processes.from_first("goes on" if goes_on else ""):
+        changed = check_same_corpus(run_dir, corpus, config.data.accept_changes, processes)
+        notices += [changed] if changed else []
+    for notice in notices if processes.is_first else ():
+        trackers.notice(notice)
+    return corpus
 
 
 def _checkpoint_of_all(

@@ -17,7 +17,7 @@ import torch
 
 from chronorun.config.run import RunConfig
 from chronorun.core.processes import ALONE, Processes, digest_bytes, digest_tensors
-from chronorun.data import TokenizedCorpus, fixed_batches
+from chronorun.data import TokenizedCorpus, domain_batches, fixed_batches
 from chronorun.errors import RunInterrupted
 from chronorun.model import GPT
 from chronorun.tracking.protocol import Tracker
@@ -80,6 +80,14 @@ class Trainer:
         self.wall_before = 0.0
         self.started = time.perf_counter()
         self._val_batches = self._fixed(config.training.eval_batches)
+        # Cut now: what is too short for them must not end a run after its last step.
+        self._final_batches = self._fixed(config.training.final_eval_batches)
+        self._domain_batches = domain_batches(
+            corpus.split("val"),
+            n=config.training.final_eval_batches,
+            batch_size=config.training.batch_size,
+            context_length=config.model.context_length,
+        )
 
     @property
     def tokens_per_step(self) -> int:
@@ -118,6 +126,12 @@ class Trainer:
                 self.tracker.log(self.step, metrics | {"tokens_per_second": rate})
                 mark, steps_since = time.perf_counter(), 0
             self._save_if_due(stop)
+        if "val/final_loss" not in self.last:
+            # It failed where the last step was made; that step was saved.
+            losses = self._final_losses()
+            self.logs.metrics.write({"step": self.step} | losses)
+            self.last |= losses
+            self.tracker.log(self.step, losses)
 
     def _train_step(self) -> StepResult:
         for record in self.scenario.before_step(self.step):
@@ -175,7 +189,7 @@ class Trainer:
                 self.tracker.notice(describe(decision))
         self._alert(beat.alerts)
         if self.step == self.config.training.max_steps:
-            metrics |= self._final_losses()
+            metrics |= self._final_losses_or_save(metrics | beat.metrics)
         return metrics | beat.metrics
 
     def _alert(self, alerts: list[str]) -> None:
@@ -189,21 +203,28 @@ class Trainer:
         self._alerting = set(begun)
 
     def _final_losses(self) -> dict[str, float]:
-        n = self.config.training.final_eval_batches
-        losses = {"val/final_loss": self._evaluate(self._fixed(n))}
-        if len(self.corpus.domains) > 1:
-            for domain in self.corpus.domains:
-                batches = self._fixed(max(1, n // 4), domain)
-                losses[f"val/final_loss/{domain}"] = self._evaluate(batches)
+        losses = {"val/final_loss": self._evaluate(self._final_batches)}
+        for domain, batches in self._domain_batches.items():
+            losses[f"val/final_loss/{domain}"] = self._evaluate(batches)
         return losses
 
-    def _fixed(self, n: int, domain: str | None = None) -> list[Any]:
+    def _final_losses_or_save(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the losses at the end; where that fails, what was trained is saved first."""
+        try:
+            return self._final_losses()
+        except Exception:
+            if self.processes.world == 1:
+                self.logs.metrics.write({"step": self.step, **metrics})
+                self.last |= metrics
+                self.save()
+            raise
+
+    def _fixed(self, n: int) -> list[Any]:
         return fixed_batches(
             self.corpus.split("val"),
             n=n,
             batch_size=self.config.training.batch_size,
             context_length=self.config.model.context_length,
-            domain=domain,
         )
 
     def _evaluate(self, batches: list[Any]) -> float:

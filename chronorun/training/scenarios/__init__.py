@@ -47,6 +47,17 @@ _KINDS: dict[ScenarioKind, type[Scenario]] = {
 }
 
 
+def _check_windows(corpus: TokenizedCorpus, domain: str, min_tokens: int) -> None:
+    for split in ("train", "val", "probe"):
+        found = len(corpus.split(split).domain_tokens(domain))
+        if found < min_tokens:
+            raise UserError(
+                f"scenario: domain {domain} has {found} tokens in the {split} split, expected at "
+                f"least {min_tokens} (one context and the next token); choose another domain or "
+                f"lower model.context_length"
+            )
+
+
 def build_scenario(
     run: RunConfig,
     model: GPT,
@@ -62,7 +73,7 @@ def build_scenario(
     config = run.scenario
     if config.kind is ScenarioKind.domain_shift:
         for domain in (config.shift_from, config.shift_to):
-            corpus.split("train").domain_tokens(domain)
+            _check_windows(corpus, domain, run.model.context_length + 1)
     if config.kind is not ScenarioKind.none and config.start_step >= run.training.max_steps:
         raise UserError(
             f"scenario: scenario.start_step={config.start_step}, expected < "

@@ -72,6 +72,7 @@ class TokenizedCorpus:
         self.bytes_per_token: float = meta["bytes_per_token"]
         self.bigram_nats: float = meta["bigram_nats"]
         self.n_bytes: int = meta["taken_bytes"]
+        self.keeps_tokenizer: bool = meta["keeps_tokenizer"]
         self._splits: dict[str, TokenSplit] = {}
 
     @cached_property

@@ -106,6 +106,7 @@ def make_entry(
     meta |= {
         "format": FORMAT,
         "empty_files": reading.empty_files,
+        "keeps_tokenizer": given_tokenizer is not None,
         "files": {
             name: {"bytes": (work / name).stat().st_size, "sha256": sha256_file(work / name)}
             for name in names

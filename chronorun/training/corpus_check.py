@@ -32,6 +32,11 @@ def check_same_corpus(
     return f"{change}; going on as data.accept_changes=true says" if change else None
 
 
+def keeps_tokenizer(run_dir: Path) -> bool:
+    """Return whether a run went on with its own tokenizer when its text had changed."""
+    return _manifest(run_dir).get("keeps_tokenizer") is True
+
+
 def _change(run_dir: Path, corpus: TokenizedCorpus) -> str:
     """Return what is not as it was, in words; nothing where all is, or cannot be compared."""
     was = str(_manifest(run_dir).get("corpus_hash") or corpus.corpus_hash)

@@ -93,6 +93,7 @@ def _manifest(
         },
         "corpus_hash": corpus.corpus_hash,
         "corpus_bytes": corpus.n_bytes,
+        "keeps_tokenizer": corpus.keeps_tokenizer,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "processes": processes,

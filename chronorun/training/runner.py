@@ -23,7 +23,7 @@ from chronorun.training.checkpoint import (
     set_aside_newer,
     told_as_misfit,
 )
-from chronorun.training.corpus_check import check_same_corpus
+from chronorun.training.corpus_check import check_same_corpus, keeps_tokenizer
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.logs import RunLogs
 from chronorun.training.optimizer import build_optimizer
@@ -74,7 +74,8 @@ def _corpus(
 ) -> TokenizedCorpus:
     """Return the corpus, which for a run that goes on is the one it was started with."""
     goes_on = config.resume is not None and bool(list_checkpoints(run_dir))
-    own = run_dir / "tokenizer" if goes_on and config.data.accept_changes else None
+    keeps = goes_on and (config.data.accept_changes or keeps_tokenizer(run_dir))
+    own = run_dir / "tokenizer" if keeps else None
     shortest = config.model.context_length + 1
     with processes.first_goes_ahead():
         corpus = load_corpus(

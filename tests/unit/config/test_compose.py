@@ -14,6 +14,7 @@ from chronorun.config.compose import (
 )
 from chronorun.config.data import Source
 from chronorun.config.model import GateOrder
+from chronorun.config.overrides import parse_overrides
 from chronorun.config.paths import conf_dir, group_options, groups
 from chronorun.errors import UserError
 
@@ -36,8 +37,8 @@ def test_defaults_are_those_of_the_readme() -> None:
     [(group, option) for group in groups() for option in group_options(group)],
 )
 def test_every_option_of_every_group_composes(group: str, option: str) -> None:
-    files = ["data.files=x.txt"] if option == "text" else []
-    compose_run([f"{group}={option}", *files])
+    needed = {"text": ["data.files=x.txt"], "hub": ["data.path=x"]}.get(option, [])
+    compose_run([f"{group}={option}", *needed])
 
 
 @pytest.mark.parametrize(
@@ -274,3 +275,16 @@ def test_a_job_folder_has_no_character_that_a_shell_or_hydra_minds(
 
 def test_a_job_folder_keeps_within_what_file_systems_take() -> None:
     assert len(job_folder(12345, "x" * 1000)) < 150
+
+
+@pytest.mark.parametrize(
+    ("swept", "lists"),
+    [
+        ("a.txt,b.txt", "['a.txt'],['b.txt']"),
+        ("'a b.txt','c,d.txt'", "['a b.txt'],['c,d.txt']"),
+        ("[a.txt],[b.txt,c.txt]", "[a.txt],[b.txt,c.txt]"),
+    ],
+)
+def test_each_job_of_a_sweep_over_files_gets_a_list(swept: str, lists: str) -> None:
+    (override,) = parse_overrides([f"data.files={swept}"])
+    assert override.input_line == f"data.files={lists}"

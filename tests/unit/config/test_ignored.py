@@ -23,6 +23,9 @@ def ignored(*overrides: str) -> list[str]:
         (["optimizer.wsd_decay_fraction=0.5"], ["optimizer.wsd_decay_fraction"]),
         (["optimizer=adamw_wsd", "optimizer.wsd_decay_fraction=0.5"], []),
         (["data.synthetic_seed=1", "data.synthetic_domains=3"], ["data.synthetic_domains"] * 2),
+        (["data.column=body", "data.path=x", "data.domain_by=file"], ["data.column"] * 3),
+        (["data=text", "data.files=x", "data.column=body", "data.domain_by=file"], []),
+        (["data=hub", "data.path=x", "data.column=body"], []),
         (["model=nano"], []),
     ],
 )

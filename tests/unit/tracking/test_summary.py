@@ -113,3 +113,10 @@ def test_a_long_folder_is_named_by_the_link_to_the_newest_run(tmp_path: Path) ->
 @pytest.mark.parametrize("command", [c for c in next_commands(SUMMARY) if " train " in c])
 def test_the_suggested_training_commands_compose(command: str) -> None:
     compose_run(command.split()[2:], None)
+
+
+def test_many_domains_are_counted_instead_of_listed() -> None:
+    losses = {f"note{number}.txt": 2.0 for number in range(200)}
+    domains = dict(summary_rows(SUMMARY | {"val_loss_by_domain": losses}))["by domain"]
+    assert domains.startswith("note0.txt 2.0000  note1.txt 2.0000  ")
+    assert domains.endswith("note7.txt 2.0000  and 192 more in summary.json (nats/token)")

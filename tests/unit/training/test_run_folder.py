@@ -23,6 +23,8 @@ class FakeCorpus:
     """As much of a corpus as a run folder asks for."""
 
     corpus_hash = "c0ffee"
+    n_bytes = 12
+    keeps_tokenizer = False
 
     def save_tokenizer(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)

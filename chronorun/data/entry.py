@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from chronorun.config.data import DataConfig, TokenizerConfig
+from chronorun.config.data import DataConfig, TokenizerConfig, TokenizerKind
 from chronorun.core.files import sha256_file, write_atomically
 from chronorun.data.bigram import bigram_nats_per_token
 from chronorun.data.documents import (
@@ -193,7 +193,8 @@ def _streamed_tokenizer(
     if given is not None:
         cutter = load_tokenizer(given)
     else:
-        progress.say(f"the tokenizer is made from the first {IN_MEMORY_BYTES >> 20} MiB of text")
+        if tokenizer.kind is not TokenizerKind.byte:
+            progress.say(f"a tokenizer is trained on the first {IN_MEMORY_BYTES >> 20} MiB of text")
         texts = (d.text for d in head if split_by_hash(d.name, config) == "train")
         cutter = make_tokenizer(tokenizer, texts)
     cutter.save(work)

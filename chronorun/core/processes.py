@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -205,9 +206,12 @@ def connect(place: Place) -> Processes:
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return a digest of names, shapes and bits; the bits are summed by row on their device."""
+    """Return a digest of names, shapes and bits; the bits are summed by row on their device.
+
+    Mappings that differ in nothing but their order have the same.
+    """
     sha, sums = hashlib.sha256(), []
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         rows = tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()])
         rows = rows.reshape(len(rows) if rows.ndim else 1, -1)
@@ -218,6 +222,6 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def digest_bytes(data: bytes) -> str:
-    """Return a digest of plain data."""
-    return hashlib.sha256(data).hexdigest()
+def digest_plain(data: Any) -> str:
+    """Return a digest of plain data; the order within its sets and mappings tells nothing."""
+    return hashlib.sha256(msgspec.json.encode(data, order="deterministic")).hexdigest()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chronorun.core.files import write_atomically
+from chronorun.core.tensor_files import load_tensors
 from chronorun.errors import StorageError
 from chronorun.lifecycle.surgery import Saved
 
@@ -62,7 +63,6 @@ class Archive:
         if self.folder is None:
             return self._memory[expert_id]
         from safetensors import SafetensorError
-        from safetensors.torch import load
 
         entry = self._index[expert_id]
         _check_name(entry["file"])
@@ -76,7 +76,7 @@ class Archive:
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise StorageError(f"archive: {path} differs from its sha256; restore the file")
         try:
-            return _nested(load(data))
+            return _nested(load_tensors(data))
         except SafetensorError as error:
             raise StorageError(
                 f"archive: {path} is no file of tensors ({error}); restore the file"

@@ -14,7 +14,7 @@ from torch import nn
 
 from chronorun.config.governance import ControlConfig
 from chronorun.config.lifecycle import LifecycleConfig
-from chronorun.core.processes import ALONE, Processes, digest_bytes
+from chronorun.core.processes import ALONE, Processes, digest_plain
 from chronorun.errors import UserError
 from chronorun.lifecycle import aging
 from chronorun.lifecycle.actions import Action, Verdict
@@ -354,9 +354,7 @@ class LifecycleCoordinator:
         """Compare what every policy read, and what came of it, with the other processes."""
         self.processes.agree(
             f"policy inputs and decisions after step {step}",
-            lambda: digest_bytes(
-                msgspec.json.encode([signals, [v.to_dict() for v in outcome.verdicts]])
-            ),
+            lambda: digest_plain([signals, [v.to_dict() for v in outcome.verdicts]]),
         )
 
     def _agree_on_population(self, step: int) -> None:

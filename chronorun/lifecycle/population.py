@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from chronorun.config.lifecycle import (
     RouterChange,
     SplitRelease,
 )
-from chronorun.core.processes import digest_bytes, digest_tensors
+from chronorun.core.processes import digest_plain, digest_tensors
 from chronorun.errors import StorageError
 from chronorun.lifecycle import births
 from chronorun.lifecycle.actions import Action, Candidate
@@ -504,7 +503,7 @@ class Population:
                 tensors[key] = tensor
                 for entry, value in slot_state(self.surgeon.optimizer, tensor).items():
                     tensors[f"{key}.{entry}"] = value
-        return digest_bytes(msgspec.json.encode([plain, digest_tensors(tensors)]))
+        return digest_plain([plain, digest_tensors(tensors)])
 
     def _bytes(self, layer_id: int) -> dict[str, int]:
         tensors = self.surgeon.layers[layer_id].slot_tensors().values()

@@ -129,7 +129,9 @@ class LayerBuffers:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the layer's part of a partly filled window, of all processes."""
-        sums = {name: self.processes.sum(tensor) for name, tensor in self._tensors().items()}
+        sums = {
+            name: self.processes.sum(tensor) for name, tensor in sorted(self._tensors().items())
+        }
         tensors = {name: tensor.clone() for name, tensor in sums.items()}
         return tensors | {"assignments": list(self.assignments), "capped": list(self.capped)}
 

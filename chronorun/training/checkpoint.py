@@ -18,12 +18,12 @@ from typing import Any
 import msgspec
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from chronorun.core.files import TEMPORARY, fsync_dir, sha256_file
 from chronorun.core.processes import ALONE, Processes
+from chronorun.core.tensor_files import load_tensors
 from chronorun.errors import ChronorunError, StorageError
 from chronorun.training.checkpoint_manifest import (
     KINDS,
@@ -139,7 +139,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors = {}
         for kind in KINDS:
             name = f"{kind}.safetensors"
-            tensors[kind] = load_safetensors(read_file(path / name, manifest.files[name]))
+            tensors[kind] = load_tensors(read_file(path / name, manifest.files[name]))
         text = read_file(path / "state.json", manifest.files["state.json"])
         state = msgspec.json.decode(text, type=dict[str, Any])
     except (SafetensorError, msgspec.DecodeError, OSError, ValueError, RecursionError) as error:
@@ -253,11 +253,14 @@ def set_rng_state(state: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state: ``<parameter name>.exp_avg``, ``.exp_avg_sq``, ``.step``."""
+    """Return the optimizer's state: ``<parameter name>.exp_avg``, ``.exp_avg_sq``, ``.step``.
+
+    In the order of the model's parameters and of these names, whatever order the optimizer has.
+    """
     return {
         f"{name}.{entry}": value
         for name, parameter in model.named_parameters()
-        for entry, value in optimizer.state.get(parameter, {}).items()
+        for entry, value in sorted(optimizer.state.get(parameter, {}).items())
     }
 
 
@@ -266,11 +269,12 @@ def load_optimizer_tensors(
 ) -> None:
     """Restore what ``optimizer_tensors`` returned, bit for bit; other state is dropped.
 
+    The order of ``tensors`` tells nothing: what the optimizer then holds is in that of the names.
     Raises StorageError for tensors that do not fit the model's parameters.
     """
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
-    for key, value in tensors.items():
+    for key, value in sorted(tensors.items()):
         name, _, entry = key.rpartition(".")
         parameter = parameters.get(name)
         if parameter is None or (entry != "step" and value.shape != parameter.shape):

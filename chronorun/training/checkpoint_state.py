@@ -98,7 +98,7 @@ def check_types(found: Any, fresh: Any, path: str) -> None:
         if (found.dtype, found.ndim) != (fresh.dtype, fresh.ndim):
             raise TypeError(f"{path} is of {found.dtype}, {found.ndim}-d, expected {fresh.dtype}")
     elif isinstance(fresh, Mapping):
-        for key in fresh.keys() & found.keys():
+        for key in sorted(fresh.keys() & found.keys()):
             check_types(found[key], fresh[key], f"{path}.{key}")
     elif isinstance(fresh, list | tuple):
         # Of a list that is empty at the start only this is known: numbers stay among themselves.

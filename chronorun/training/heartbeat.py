@@ -10,12 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
 from chronorun.config.run import RunConfig
-from chronorun.core.processes import ALONE, Processes, digest_bytes
+from chronorun.core.processes import ALONE, Processes, digest_plain
 from chronorun.errors import UserError
 from chronorun.governance import ChronoLens, ControlDecision, Controller, save_priors
 from chronorun.lifecycle import Action, LifecycleCoordinator, LifecycleDecision
@@ -180,7 +179,7 @@ class Heartbeat:
             plain = [snapshot.to_dict(), *(decision.to_dict() for decision in decisions)]
             for record in plain:
                 record.pop("timestamp", None)
-            return digest_bytes(msgspec.json.encode(plain))
+            return digest_plain(plain)
 
         self.processes.agree(f"the routing counts and losses after step {snapshot.step}", digest)
 

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from chronorun.config.run import RunConfig
-from chronorun.core.processes import ALONE, Processes, digest_bytes, digest_tensors
+from chronorun.core.processes import ALONE, Processes, digest_plain, digest_tensors
 from chronorun.data import TokenizedCorpus, domain_batches, fixed_batches
 from chronorun.errors import RunInterrupted
 from chronorun.model import GPT
@@ -287,7 +286,7 @@ class Trainer:
             plain = [self.step, self.corpus.corpus_hash, *parts, c.lifecycle, c.edits, c.scenario]
             weights = dict(self.model.state_dict())
             moments = optimizer_tensors(self.model, self.optimizer)
-            return digest_bytes(msgspec.json.encode([plain, digest_tensors(weights | moments)]))
+            return digest_plain([plain, digest_tensors(weights | moments)])
 
         self.processes.agree(what, digest)
 

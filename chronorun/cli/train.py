@@ -75,7 +75,7 @@ def _run(arguments: Sequence[str], place: Place) -> None:
         hydra_bridge.run(call, train_job, files)
         return
     _check_edits(composition)
-    if place.world > 1:
+    if place.launched and not call.multirun:
         _run_with_others(call, composition, resumed, place)
         return
     _run_here(call, composition, resumed, given)
@@ -84,11 +84,14 @@ def _run(arguments: Sequence[str], place: Place) -> None:
 def _run_with_others(
     call: HydraCall, composition: Composition, resumed: Path | None, place: Place
 ) -> None:
-    """Train one run in several processes; the first makes the folder and tells the others."""
+    """Train one run in the processes of a launch; the first makes the folder and tells the others.
+
+    A launch may be of one process.
+    """
     from chronorun.core.processes import connect
     from chronorun.training.stepping import check_batch
 
-    check_batch(composition.config, place.world)
+    check_batch(composition.config, place.world, resumed=_goes_on(resumed))
     processes = connect(place)
     if processes.is_first:
         given = parse_overrides(call.overrides)
@@ -151,6 +154,13 @@ def _take_over_resumed(call: HydraCall) -> Path | None:
             "give the sweep's run_id=NAME and resume=auto"
         )
     return None
+
+
+def _goes_on(run_dir: Path | None) -> bool:
+    """Say whether there is a run to be continued: ``resume=auto`` also starts one."""
+    from chronorun.cli.resume import has_checkpoints
+
+    return run_dir is not None and has_checkpoints(run_dir)
 
 
 def _refuse_sweep(call: HydraCall) -> None:

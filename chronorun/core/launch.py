@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chronorun.errors import UserError
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which process of a run this is; ``local`` counts those of one machine."""
+    """Which process of a run this is; ``local`` counts those of one machine.
+
+    ``launched``: a launcher started it, if only by itself.
+    """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     local_world: int = 1
+    launched: bool = field(default=False, compare=False)
 
     @property
     def is_first(self) -> bool:
@@ -37,6 +41,7 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
         _number(environment, "WORLD_SIZE", 1),
         _number(environment, "LOCAL_RANK", 0),
         _number(environment, "LOCAL_WORLD_SIZE", 1),
+        launched=True,
     )
     if not 0 <= place.rank < place.world:
         raise UserError(

@@ -81,6 +81,10 @@ class Processes:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
+    def smallest(self, number: int) -> int:
+        """Return the smallest of the processes' numbers."""
+        return -self.largest(-number)
+
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Return each process's tensor, in the order of ranks."""
         if self.world == 1:

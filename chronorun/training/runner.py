@@ -63,7 +63,7 @@ def run_training(
             trainer = _build(config, corpus, logs, trackers, run_dir, device, checkpoint, processes)
         end.trainer = trainer
         trackers.start(_run_info(config, composed, run_dir, trainer, checkpoint))
-        with StopRequest(deaf_afterwards=processes.world > 1) as stop:
+        with StopRequest(launched=processes.place.launched) as stop:
             trainer.run(stop)
         trainer.heartbeat.write_waiting()
     return end.summary
@@ -129,7 +129,8 @@ def _set_threads(config: RunConfig, checkpoint: Checkpoint | None, processes: Pr
     # The number of threads changes the order of floating-point sums: a resumed run keeps its own.
     saved = checkpoint.state["threads"] if checkpoint else None
     fair = max(1, (os.cpu_count() or 1) // processes.place.local_world)
-    torch.set_num_threads(saved or config.training.threads or fair)
+    # Processes of one run keep the same, or they part ways: machines may have other cores to give.
+    torch.set_num_threads(processes.smallest(saved or config.training.threads or fair))
 
 
 def _build(

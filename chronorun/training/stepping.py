@@ -60,14 +60,23 @@ def choose_device(device: Device, processes: Processes = ALONE) -> torch.device:
     return torch.device("cuda", local)
 
 
-def check_batch(config: RunConfig, world: int) -> None:
-    """Refuse a batch that cannot be cut into equal parts. Raises UserError."""
+def check_batch(config: RunConfig, world: int, *, resumed: bool = False) -> None:
+    """Refuse a batch that cannot be cut into equal parts. Raises UserError.
+
+    A run that is ``resumed`` keeps its batch: the advice is then what it can be resumed on.
+    """
     training = config.training
-    if training.batch_size % (world * training.grad_accum_steps):
-        raise UserError(
-            f"processes: training.batch_size={training.batch_size}, expected a multiple of {world} "
-            f"processes x training.grad_accum_steps={training.grad_accum_steps}; change one of them"
-        )
+    sequences = training.batch_size // training.grad_accum_steps
+    if training.batch_size % (world * training.grad_accum_steps) == 0:
+        return
+    step = "change one of them"
+    if resumed:
+        *fewer, most = (str(n) for n in range(1, sequences + 1) if sequences % n == 0)
+        step = f"resume it with {', '.join(fewer) + ' or ' if fewer else ''}{most} of them"
+    raise UserError(
+        f"processes: training.batch_size={training.batch_size}, expected a multiple of {world} "
+        f"processes x training.grad_accum_steps={training.grad_accum_steps}; {step}"
+    )
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:

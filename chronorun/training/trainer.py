@@ -243,6 +243,7 @@ class Trainer:
             # One may have come meanwhile.
             signal_number = self.processes.largest(stop.signal_number or 0)
         if signal_number and not done:
+            stop.ask(signal_number)
             raise RunInterrupted(
                 f"interrupted after step {self.step}: everything is saved; "
                 f"continue with: chronorun train resume={self.run_dir}",

@@ -30,8 +30,44 @@ class Done:
         return self.out + self.err
 
 
+class Server:
+    """A warm process that forks a child for each request."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "reliability.server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._is_warm = False
+
+    def ask(self, request: dict[str, Any]) -> None:
+        if not self._is_warm:
+            self.reply()
+            self._is_warm = True
+        assert self._process.stdin is not None
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+
+    def reply(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the server of the reliability tests has ended"
+        return dict(json.loads(line))
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+
 class Commands:
-    """Runs command lines of ``chronorun``, each in a child of its own."""
+    """Runs command lines of ``chronorun``, each in a child of its own.
+
+    Processes of one run come from servers of their own: like those of ``torchrun``, and unlike
+    children of one, they differ in their hash seeds and in all that follows from these.
+    """
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
@@ -42,20 +78,9 @@ class Commands:
             "HF_HUB_OFFLINE": "1",
             "CHRONORUN_CACHE": str(cache),
         }
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "reliability.server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=self.environment,
-        )
-        self._reply()
-
-    def _reply(self) -> dict[str, Any]:
-        assert self._server.stdout is not None
-        line = self._server.stdout.readline()
-        assert line, "the server of the reliability tests has ended"
-        return dict(json.loads(line))
+        # A seed that was set would be that of all.
+        self.environment.pop("PYTHONHASHSEED", None)
+        self._servers = [Server(self.environment)]
 
     def __call__(
         self,
@@ -81,9 +106,8 @@ class Commands:
             "limit_s": limit_s,
             "kill_after_s": kill_after_s,
         }
-        assert self._server.stdin is not None
-        print(json.dumps(request), file=self._server.stdin, flush=True)
-        reply = self._reply()
+        self._servers[0].ask(request)
+        reply = self._servers[0].reply()
         texts = (path.read_text(encoding="utf-8", errors="replace") for path in (out, err))
         return Done(**reply, **dict(zip(("out", "err"), texts, strict=True)))
 
@@ -97,24 +121,25 @@ class Commands:
         limit_s: float,
     ) -> list[dict[str, Any]]:
         """Run one command in several processes; returns how each ended, by code and time."""
-        requests = [
-            {
-                "arguments": arguments,
-                "cwd": str(cwd),
-                "env": environment,
-                "hooks": faults,
-                "batch": None,
-                "out": str(files / f"{rank}.out"),
-                "err": str(files / f"{rank}.err"),
-                "limit_s": limit_s,
-            }
-            for rank, (environment, faults) in enumerate(zip(environments, hooks, strict=True))
-        ]
-        assert self._server.stdin is not None
-        print(json.dumps(requests), file=self._server.stdin, flush=True)
-        return list(self._reply()["ends"])
+        ends = [str(files / f"{rank}.ended") for rank in range(len(environments))]
+        while len(self._servers) < len(environments):
+            self._servers.append(Server(self.environment))
+        for rank, (environment, faults) in enumerate(zip(environments, hooks, strict=True)):
+            self._servers[rank].ask(
+                {
+                    "arguments": arguments,
+                    "cwd": str(cwd),
+                    "env": environment,
+                    "hooks": faults,
+                    "batch": None,
+                    "out": str(files / f"{rank}.out"),
+                    "err": str(files / f"{rank}.err"),
+                    "limit_s": limit_s,
+                    "ends": [ends[rank], *ends[:rank], *ends[rank + 1 :]],
+                }
+            )
+        return [server.reply() for server in self._servers[: len(ends)]]
 
     def close(self) -> None:
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(timeout=30)
+        for server in self._servers:
+            server.close()

@@ -108,7 +108,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.glob("*")}
 
 
 def copy_until(run: Path, target: Path, step: int) -> Path:

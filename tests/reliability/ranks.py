@@ -1,4 +1,4 @@
-"""Runs of two processes: started by ``torchrun``, or forked from the warm server on their own."""
+"""Runs of several processes: started by ``torchrun``, or each forked from a warm server."""
 
 from __future__ import annotations
 
@@ -29,20 +29,25 @@ class Ended:
 
 
 class Pair:
-    """Runs ``chronorun train`` in two processes and waits for both."""
+    """Runs ``chronorun train`` in two processes (or more: ``world``) and waits for all."""
 
     def __init__(self, commands: Commands) -> None:
         self.commands = commands
 
     def __call__(
-        self, cwd: Path, *arguments: str, faults: Faults | None = None, agent: bool = False
+        self,
+        cwd: Path,
+        *arguments: str,
+        faults: Faults | None = None,
+        agent: bool = False,
+        world: int = 2,
     ) -> list[Ended]:
-        """Return how both ended, rank 0 first; ``agent``: under torchrun, which watches them."""
+        """Return how each ended, rank 0 first; ``agent``: under torchrun, which watches them."""
         cwd.mkdir(parents=True, exist_ok=True)
         files = cwd / f"ranks-{time.time_ns()}"
         files.mkdir()
         run = self._under_torchrun if agent else self._on_their_own
-        ends = run(cwd, files, arguments, faults or {})
+        ends = run(cwd, files, arguments, faults or {}, world)
         struck = files / "struck"
         since = float(struck.read_text(encoding="utf-8")) if struck.exists() else float("nan")
         return [
@@ -55,24 +60,25 @@ class Pair:
         ]
 
     def _on_their_own(
-        self, cwd: Path, files: Path, arguments: Sequence[str], faults: Faults
+        self, cwd: Path, files: Path, arguments: Sequence[str], faults: Faults, world: int
     ) -> list[dict[str, Any]]:
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             port = one.getsockname()[1]
         environments = []
-        for rank in range(2):
-            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+        for rank in range(world):
+            names = {"RANK": rank, "LOCAL_RANK": rank}
+            names |= {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
             told = {name: str(value) for name, value in names.items()}
             told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             environments.append(told | {"RANK_FILES": str(files)})
-        hooks = [list(faults.get(rank, ())) for rank in range(2)]
+        hooks = [list(faults.get(rank, ())) for rank in range(world)]
         return self.commands.together(cwd, files, arguments, environments, hooks, LIMIT_S)
 
     def _under_torchrun(
-        self, cwd: Path, files: Path, arguments: Sequence[str], faults: Faults
+        self, cwd: Path, files: Path, arguments: Sequence[str], faults: Faults, world: int
     ) -> list[dict[str, Any]]:
-        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
         environment = self.commands.environment | {
             "RANK_FILES": str(files),
             "RANK_FAULTS": json.dumps({str(rank): list(each) for rank, each in faults.items()}),
@@ -87,4 +93,4 @@ class Pair:
                 timeout=LIMIT_S,
                 check=False,
             )
-        return [json.loads((files / f"{rank}.end").read_text()) for rank in range(2)]
+        return [json.loads((files / f"{rank}.end").read_text()) for rank in range(world)]

@@ -98,31 +98,20 @@ def is_stopped(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] == "T"
 
 
-def wait_for_all(pids: list[int], limit_s: float) -> list[dict[str, Any]]:
-    """Wait for several children; kill those that are stopped or take longer than they may."""
-    begun, ended = time.monotonic(), dict[int, dict[str, Any]]()
-    while len(ended) < len(pids):
-        for pid in pids:
-            if pid not in ended and (found := os.wait4(pid, os.WNOHANG))[0]:
-                code = os.waitstatus_to_exitcode(found[1])
-                ended[pid] = {"code": code, "at": time.time()}
-        left = [pid for pid in pids if pid not in ended]
-        if time.monotonic() - begun > limit_s or all(map(is_stopped, left)):
-            for pid in left:
-                os.kill(pid, signal.SIGKILL)
+def wait_for_rank(pid: int, ends: list[str], limit_s: float) -> dict[str, Any]:
+    """Wait for a child that is one process of a run; the last of them is killed if it is stopped.
+
+    ``ends`` names a file for each process, its own first, that is there once it has ended.
+    """
+    begun = time.monotonic()
+    while not (found := os.wait4(pid, os.WNOHANG))[0]:
+        is_last = all(Path(end).exists() for end in ends[1:])
+        if time.monotonic() - begun > limit_s or (is_last and is_stopped(pid)):
+            os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-    return [ended[pid] for pid in pids]
-
-
-def run_together(requests: list[dict[str, Any]]) -> dict[str, Any]:
-    """Fork a child for each request, all at once; each is a process of one run."""
-    pids = []
-    for request in requests:
-        pid = os.fork()
-        if pid == 0:
-            run_child(request)
-        pids.append(pid)
-    return {"ends": wait_for_all(pids, requests[0]["limit_s"])}
+    at = time.time()
+    Path(ends[0]).touch()
+    return {"code": os.waitstatus_to_exitcode(found[1]), "at": at}
 
 
 def warm_up() -> None:
@@ -140,13 +129,13 @@ def main() -> None:
     print("{}", file=replies)
     for line in sys.stdin:
         request = json.loads(line)
-        if isinstance(request, list):
-            print(json.dumps(run_together(request)), file=replies)
-            continue
         pid = os.fork()
         if pid == 0:
             run_child(request)
-        reply = wait(pid, request["limit_s"], request["kill_after_s"])
+        if "ends" in request:
+            reply = wait_for_rank(pid, request["ends"], request["limit_s"])
+        else:
+            reply = wait(pid, request["limit_s"], request["kill_after_s"])
         print(json.dumps(reply), file=replies)
 
 

@@ -1,4 +1,4 @@
-"""Command lines in forked children of one warm server."""
+"""Command lines in forked children of warm servers."""
 
 from __future__ import annotations
 

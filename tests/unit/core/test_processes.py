@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chronorun.core.launch import Place, find_place
-from chronorun.core.processes import ALONE, digest_tensors
+from chronorun.core.processes import ALONE, digest_plain, digest_tensors
 from chronorun.errors import RanksDisagreeError, UserError
 
 LAUNCH = {
@@ -43,12 +43,19 @@ def test_a_place_that_is_none_is_refused(wrong: dict[str, str], told: str) -> No
     )
 
 
+def test_a_launch_is_told_from_a_process_on_its_own() -> None:
+    alone = LAUNCH | {"RANK": "0", "WORLD_SIZE": "1"}
+    assert find_place(alone).launched
+    assert not find_place({}).launched
+
+
 def test_alone_everything_is_given_back() -> None:
     x = torch.ones(3)
     assert ALONE.sum(x) is x
     assert ALONE.mean(x) is x
     assert ALONE.gather(x)[0] is x
     assert ALONE.largest(7) == 7
+    assert ALONE.smallest(7) == 7
     assert ALONE.from_first("here") == "here"
     ALONE.agree("nothing", lambda: pytest.fail("asked for a digest"))
     with ALONE.ending_together(RanksDisagreeError), ALONE.first_goes_ahead():
@@ -77,3 +84,17 @@ def test_a_digest_tells_one_bit_a_shape_a_type_and_a_name() -> None:
     ]
     assert len({digest_tensors(state) for state in states}) == len(states)
     assert digest_tensors({"x": x}) == digest_tensors({"x": x.t().clone().t()})
+
+
+def test_the_order_of_tensors_does_not_count_in_a_digest() -> None:
+    x, y = torch.arange(4.0), torch.ones(2, 3)
+    assert digest_tensors({"x": x, "y": y}) == digest_tensors({"y": y, "x": x})
+    assert digest_tensors({"x": x, "y": y}) != digest_tensors({"x": y, "y": x})
+
+
+def test_the_order_within_sets_and_mappings_does_not_count_in_a_digest() -> None:
+    # Sets of small integers in two orders: no hash seed is asked.
+    one, other = {0, 8}, {8, 0}
+    assert list(one) != list(other)
+    assert digest_plain([one, {"a": 1, "b": 2}]) == digest_plain([other, {"b": 2, "a": 1}])
+    assert digest_plain([1, 2]) != digest_plain([2, 1])

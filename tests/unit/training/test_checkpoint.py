@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from chronorun.config.training import OptimizerConfig
+from chronorun.core.processes import digest_tensors
 from chronorun.errors import StorageError
 from chronorun.training import checkpoint as module
 from chronorun.training.checkpoint import (
@@ -399,6 +401,30 @@ def test_the_optimizer_continues_bit_for_bit(tmp_path: Path) -> None:
         assert bits(a.detach()) == bits(b.detach())
     for key, value in optimizer_tensors(other, fresh).items():
         assert bits(value) == bits(optimizer_tensors(one, optimizer)[key]), key
+
+
+def test_optimizer_tensors_in_any_order_are_the_same_state() -> None:
+    one, other = small_model(), small_model()
+    optimizer, fresh = (build_optimizer(model, OptimizerConfig()) for model in (one, other))
+    train(one, optimizer, range(3))
+    saved = optimizer_tensors(one, optimizer)
+    names = list(saved)
+    for seed in range(5):
+        random.Random(seed).shuffle(names)
+        load_optimizer_tensors(other, fresh, {name: saved[name] for name in names})
+        again = optimizer_tensors(other, fresh)
+        assert list(again) == list(saved)
+        assert digest_tensors(again) == digest_tensors(saved)
+        states = (list(fresh.state[parameter]) for parameter in other.parameters())
+        assert all(entries == sorted(entries) for entries in states)
+
+
+def test_a_checkpoint_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    names = [f"{place}.weight" for place in range(30)]
+    kinds = {"model": {name: torch.zeros(1) for name in names}}
+    path = save_checkpoint(tmp_path, 3, kinds, {})
+    for _ in range(3):
+        assert list(load_checkpoint(path).tensors["model"]) == sorted(names)
 
 
 @pytest.mark.parametrize(

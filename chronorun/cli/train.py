@@ -92,6 +92,8 @@ def _run_with_others(
     from chronorun.training.stepping import check_batch
 
     check_batch(composition.config, place.world, resumed=_goes_on(resumed))
+    # Before they meet, and in each: one that leaves afterwards is lost to the others.
+    _check_place(call, composition, resumed)
     processes = connect(place)
     if processes.is_first:
         given = parse_overrides(call.overrides)

@@ -263,6 +263,19 @@ def test_what_several_processes_cannot_do_is_said_before_a_folder_is_made(
     assert not (place / "outputs").exists()
 
 
+def test_a_mistake_that_the_run_folder_shows_is_told_by_each_process(
+    pair: Pair, overrides: tuple[str, ...], place: Path
+) -> None:
+    (place / "outputs" / "x").mkdir(parents=True)
+    ends = pair(place, "train", *overrides)
+    assert [end.code for end in ends] == [2, 2], ends
+    assert_told(
+        ends,
+        "run folder: outputs/x exists already, expected a new run_id; "
+        "add resume=auto to continue it, or choose another run_id",
+    )
+
+
 def assert_told(ends: list[Ended], message: str) -> None:
     # Who is last may have been ended by torchrun before it could say the same.
     told = [end.err.splitlines()[-1] for end in ends if end.code == 2]

@@ -172,7 +172,7 @@ class _Job:
 
     def _leader(self) -> JobResult | None:
         wanted = (LIFECYCLE, self.scenario, self.variant, self.seed)
-        for path in self.run_dir.parent.glob(f"*arm-{LIFECYCLE}*/{FILE}"):
+        for path in sorted(self.run_dir.parent.glob(f"*arm-{LIFECYCLE}*/{FILE}")):
             with suppress(StorageError):
                 found = read_result(path.parent)
                 if found and (found.arm, found.scenario, found.variant, found.seed) == wanted:

@@ -66,7 +66,7 @@ def collect(folder: Path, sweep: Sweep) -> list[JobResult]:
     What else the folder holds (seeds of an earlier, larger sweep) is left out.
     """
     found: dict[JobKey, JobResult] = {}
-    for path in folder.glob(f"*/{FILE}"):
+    for path in sorted(folder.glob(f"*/{FILE}")):
         try:
             result = read_result(path.parent)
         except StorageError as error:

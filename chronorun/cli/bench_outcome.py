@@ -16,6 +16,7 @@ from chronorun.analysis.bench_results import FILE, JobResult, read_result
 from chronorun.cli.terminal import warn
 from chronorun.config.bench import FOLLOWERS
 from chronorun.core.files import write_atomically
+from chronorun.core.threads import default_threads
 from chronorun.errors import StorageError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def environment(config: BenchRunConfig) -> dict[str, str]:
         "Python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {_processor()}",
-        "threads per job": str(config.training.threads or os.cpu_count()),
+        "threads per job": str(config.training.threads or default_threads()),
         "platform": sys.platform,
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronorun.config.describe import flatten, show_value
+from chronorun.config.gates import is_deaf, saved_orders
 from chronorun.config.overrides import parse_overrides, quoted
 from chronorun.config.run import RunConfig
 from chronorun.errors import StorageError, UserError
@@ -32,6 +33,8 @@ FREE_KEYS = (
     "output_dir",
     "run_id",
 )
+
+GATES = "router.gate_order"
 
 # What the run's place already says, and what only held for the start.
 NOT_TAKEN_OVER = ("resume", "run_id", "output_dir", "data.accept_changes", "hydra.")
@@ -71,6 +74,10 @@ def continuation(overrides: Sequence[str]) -> Continuation | None:
                 raise UserError(
                     f"resume: {key}={given[key]}, expected {value} as {resume} says; drop {key}"
                 )
+    path = run_dir / "config.yaml"
+    if path.is_file() and has_checkpoints(run_dir):
+        # Before anything else is said of its gates, which it may hold as an override.
+        _refuse_deaf_router(flatten(_saved_config(path)), path)
     return Continuation(run_dir, _merge(_saved_overrides(run_dir), [*overrides, *place]))
 
 
@@ -120,6 +127,19 @@ def _saved_overrides(run_dir: Path) -> list[str]:
     return [text for text in texts if not text.lstrip("+").startswith(NOT_TAKEN_OVER)]
 
 
+def _refuse_deaf_router(saved: Mapping[str, Any], path: Path) -> None:
+    """Refuse to go on with a run of an older version whose router the loss does not reach.
+
+    Raises UserError. Such a run can still be read and sampled from.
+    """
+    if is_deaf(saved_orders(saved)):
+        raise UserError(
+            f"resume: {GATES}={saved[GATES]} at top_k=1 in {path}, expected gates that teach the "
+            f"router (a softmax over one chosen expert is always 1); start a new run, under "
+            f"another run_id and without resume"
+        )
+
+
 def check_same_mathematics(run_dir: Path, composed: DictConfig) -> None:
     """Refuse to continue a run with another model, data or schedule than it was started with.
 
@@ -132,6 +152,10 @@ def check_same_mathematics(run_dir: Path, composed: DictConfig) -> None:
         return
     old = _comparable(_saved_config(path))
     new = _comparable(OmegaConf.to_container(composed, resolve=False, enum_to_str=True))
+    _refuse_deaf_router(old, path)
+    if saved_orders(old) and saved_orders(old) == saved_orders(new):
+        # One may name what the other leaves to auto.
+        new[GATES] = old[GATES]
     # A key that only one side knows came or went with a version; its default is that version's.
     for key in sorted(old.keys() & new.keys()):
         if old[key] != new[key]:

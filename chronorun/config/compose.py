@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from chronorun.config.bench import BenchRunConfig
 from chronorun.config.describe import all_fields, flatten
 from chronorun.config.explain import SEE_HELP, readable_error
+from chronorun.config.gates import check_gates
 from chronorun.config.overrides import (
     check_names,
     jobs,
@@ -176,6 +177,7 @@ def to_run_config(composed: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:
         raise readable_error(error, []) from error
     assert isinstance(config, RunConfig)
+    check_gates(config)
     return config
 
 

@@ -16,6 +16,24 @@ class GateOrder(Enum):
     softmax_then_topk = "softmax_then_topk"
 
 
+class GateChoice(Enum):
+    """The gate order asked for; ``auto`` leaves it to top-k."""
+
+    auto = "auto"
+    topk_then_softmax = "topk_then_softmax"
+    softmax_then_topk = "softmax_then_topk"
+
+    def order(self, top_k: int) -> GateOrder:
+        """Return the order that a router of ``top_k`` uses.
+
+        A softmax over one chosen logit is 1 whatever the router says, so that no gradient of the
+        loss would reach it.
+        """
+        if self is not GateChoice.auto:
+            return GateOrder(self.value)
+        return GateOrder.softmax_then_topk if top_k == 1 else GateOrder.topk_then_softmax
+
+
 @dataclass
 class ModelConfig:
     """GPT with Mixture-of-Experts layers."""
@@ -65,9 +83,10 @@ class ModelConfig:
 class RouterConfig:
     """Top-k router: gate order, balancing, capacity."""
 
-    gate_order: GateOrder = option(
-        GateOrder.topk_then_softmax,
-        "softmax over the chosen experts (topk_then_softmax) or over all (softmax_then_topk)",
+    gate_order: GateChoice = option(
+        GateChoice.auto,
+        "softmax over the chosen experts (topk_then_softmax, not at top_k=1, where it is always 1) "
+        "or over all (softmax_then_topk); auto: over the chosen from top_k=2 on",
     )
     noisy: bool = option(False, "noisy top-k (Shazeer et al. 2017)")
     load_balancing_coef: float = option(0.01, "weight of the load-balancing loss", at_least=0.0)
@@ -75,8 +94,19 @@ class RouterConfig:
     loss_free: bool = option(False, "loss-free balancing by a selection bias (Wang et al. 2024)")
     bias_update_rate: float = option(0.001, "step of the loss-free bias", at_least=0.0)
     capacity_factor: float | None = option(
-        None, "tokens an expert may take, over its even share (null: dropless)", above=0.0
+        None,
+        "tokens an expert may take in training, over its even share of a micro-batch (of each "
+        "process; null: dropless)",
+        above=0.0,
+    )
+    eval_capacity_factor: float | None = option(
+        None,
+        "the same in evaluation, probe and sampling, over its even share of a batch there "
+        "(null: dropless, so that a loss does not depend on how it is cut into batches)",
+        above=0.0,
     )
 
     def __post_init__(self) -> None:
         check_ranges(self, "router")
+        # From Python either enum may come.
+        self.gate_order = GateChoice(self.gate_order.value)

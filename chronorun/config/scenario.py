@@ -22,6 +22,10 @@ class ScenarioKind(Enum):
     bad_edit = "bad_edit"
 
 
+SETS_TOP_K = {ScenarioKind.capacity_whiplash: (2, 1)}
+"""Scenarios that set the top-k of the layers under stress: without stress, and with it."""
+
+
 class Severity(Enum):
     """How hard routing is concentrated by ``collapse``."""
 

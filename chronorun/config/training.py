@@ -60,7 +60,13 @@ class TrainingConfig:
 
     max_steps: int = option(500, "optimizer steps", unit="steps", at_least=1)
     batch_size: int = option(16, "sequences of one step", unit="sequences", at_least=1)
-    grad_accum_steps: int = option(1, "micro-batches one step is cut into", at_least=1)
+    grad_accum_steps: int = option(
+        1,
+        "micro-batches one step is cut into; loss and gradients are those of the whole batch (for "
+        "the balancing loss its routing is counted first, in a pass without gradients: up to a "
+        "third more work; router.capacity_factor limits each micro-batch by itself)",
+        at_least=1,
+    )
     eval_interval: int = option(
         20, "steps between evaluation checkpoints (snapshot, controller)", unit="steps", at_least=1
     )
@@ -73,7 +79,12 @@ class TrainingConfig:
     keep_best: bool = option(True, "keep the checkpoint of lowest validation loss as well")
     device: Device = option(Device.auto, "auto takes a GPU when there is one")
     precision: Precision = option(Precision.auto, "auto: bf16 on CUDA, fp32 on the CPU")
-    threads: int | None = option(None, "CPU threads (null: all cores)", at_least=1)
+    threads: int | None = option(
+        None,
+        "CPU threads (null: OMP_NUM_THREADS, else the cores that this process may use; the "
+        "processes of one machine share them)",
+        at_least=1,
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "training")

@@ -126,8 +126,8 @@ class GPT(nn.Module):
             idle += per_expert * (layer.num_experts - min(layer.top_k, layer.num_experts))
         return {"total": total, "active": total - idle}
 
-    def forward(self, tokens_BS: Tensor, targets_BS: Tensor | None = None) -> GPTOutput:
-        """Predict each next token; with targets, the loss instead of the logits."""
+    def pass_blocks(self, tokens_BS: Tensor) -> tuple[Tensor, RouterLosses]:
+        """Return what the last block puts out, [B, S, D], and the layers' mean router losses."""
         x_BSD = self.embedding(tokens_BS)
         balancing: list[Tensor] = []
         z: list[Tensor] = []
@@ -136,8 +136,13 @@ class GPT(nn.Module):
             if losses is not None:
                 balancing.append(losses.load_balancing_loss)
                 z.append(losses.router_z_loss)
+        return x_BSD, RouterLosses(torch.stack(balancing).mean(), torch.stack(z).mean())
+
+    def forward(self, tokens_BS: Tensor, targets_BS: Tensor | None = None) -> GPTOutput:
+        """Predict each next token; with targets, the loss instead of the logits."""
+        x_BSD, losses = self.pass_blocks(tokens_BS)
         logits = F.linear(self.norm(x_BSD), self.embedding.weight)
-        lb_loss, z_loss = torch.stack(balancing).mean(), torch.stack(z).mean()
+        lb_loss, z_loss = losses.load_balancing_loss, losses.router_z_loss
         if targets_BS is None:
             return GPTOutput(logits, None, lb_loss, z_loss)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets_BS.flatten())

@@ -24,7 +24,7 @@ from chronorun.model.experts import (
 )
 from chronorun.model.losses import load_balancing_loss, router_z_loss
 from chronorun.model.router import Router
-from chronorun.model.shapes import Observer, RouterLosses, Routing, Spy
+from chronorun.model.shapes import BalanceObserver, Observer, RouterLosses, Routing, Spy
 from chronorun.model.twins import Twin, Twins
 
 
@@ -49,6 +49,7 @@ class MoELayer(nn.Module):
         self.layer_id = layer_id
         self.top_k = model.top_k
         self.capacity_factor = router.capacity_factor
+        self.eval_capacity_factor = router.eval_capacity_factor
         self.router = Router(model.d_model, experts, router)
         self.experts = ExpertBank(experts, model.d_model, model.ff_width)
         self.observer: Observer | None = None
@@ -56,8 +57,12 @@ class MoELayer(nn.Module):
         self.spy: Spy | None = None
         self.twins: Twins | None = None
         self.lens: Callable[[Tensor], Tensor] | None = None
-        # Of several processes that train on parts of one batch: sums counts over all of them.
+        # Of a batch that is trained on in parts, by several processes or one after the other:
+        # returns the counts of the whole batch for those of a part.
         self.sum_counts: Callable[[Tensor], Tensor] | None = None
+        self.balance_observer: BalanceObserver | None = None
+        # Of a pass that only counts, ahead of a step: it is the only one to learn of the pass.
+        self.counter: Callable[[int, Tensor], None] | None = None
         self.routing_override: Callable[[Tensor], Tensor] | None = None
         self.output_hook: Callable[[Tensor, Tensor], Tensor] | None = None
 
@@ -95,17 +100,17 @@ class MoELayer(nn.Module):
         order_N, inverse_N = sort_by_expert(index_KT)
         counts_E = count_assignments(index_KT, self.num_experts)
         kept_KT = None
-        if self.capacity_factor is not None:
-            kept_KT = self._keep(group_KT, order_N, inverse_N, counts_E)
+        factor = self.capacity_factor if self.training else self.eval_capacity_factor
+        if factor is not None:
+            kept_KT = self._keep(factor, group_KT, order_N, inverse_N, counts_E)
             gate_KT = gate_KT * kept_KT
         routing = Routing(x_TD, logits_TE, probs_TE, index_KT, gate_KT, kept_KT, counts_E)
         return routing, order_N, inverse_N
 
     def _keep(
-        self, group_KT: Tensor, order_N: Tensor, inverse_N: Tensor, counts_E: Tensor
+        self, factor: float, group_KT: Tensor, order_N: Tensor, inverse_N: Tensor, counts_E: Tensor
     ) -> Tensor:
-        assert self.capacity_factor is not None
-        capacity = math.ceil(self.capacity_factor * (group_KT.numel() / self.num_groups))
+        capacity = math.ceil(factor * (group_KT.numel() / self.num_groups))
         if self.twins is not None:
             # Twins share one capacity, so that pairing drops nothing that was not dropped before.
             order_N, inverse_N = sort_by_expert(group_KT)
@@ -121,15 +126,21 @@ class MoELayer(nn.Module):
         y_ND = self.experts(dispatch(x_TD, order_N, inverse_N), counts_E)
         if self.output_hook is not None:
             y_ND = self.output_hook(y_ND, routing.expert_index_KT.flatten()[order_N])
+        if self.counter is not None:
+            self.counter(self.layer_id, self._load(counts_E))
+            y_TD, nothing = combine(y_ND, routing.gate_KT, order_N, inverse_N), x_TD.new_zeros(())
+            return y_TD.view_as(x_BSD), RouterLosses(nothing, nothing)
         if self.training and self.gate_observer is not None:
             self.gate_observer(self.layer_id, routing)
         y_TD = combine(y_ND, routing.gate_KT, order_N, inverse_N)
         if self.spy is not None:
             self.spy(self.layer_id, routing.detach(), y_TD.detach())
-        load_E = counts_E if self.twins is None else self.twins.per_group(counts_E)
+        load_E = self._load(counts_E)
         if self.training and self.sum_counts is not None:
             # With the batch's fractions in each part, the parts' mean is the batch's loss.
             load_E = self.sum_counts(load_E)
+        if self.training and self.balance_observer is not None:
+            self.balance_observer(self.layer_id, routing.probs_TE.detach(), load_E)
         losses = RouterLosses(
             load_balancing_loss(routing.probs_TE, load_E, self.num_groups),
             router_z_loss(routing.logits_TE),
@@ -137,6 +148,9 @@ class MoELayer(nn.Module):
         if self.training:
             self._observe(routing, load_E)
         return y_TD.view_as(x_BSD), losses
+
+    def _load(self, counts_E: Tensor) -> Tensor:
+        return counts_E if self.twins is None else self.twins.per_group(counts_E)
 
     def _observe(self, routing: Routing, load_E: Tensor) -> None:
         if self.router.config.loss_free:

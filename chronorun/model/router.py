@@ -53,7 +53,8 @@ class Router(nn.Module):
         """Return (expert_index_KT int64, gate_KT float32), best choice first.
 
         Gates are a softmax over the chosen logits (nanoMoE) or the chosen entries of the full
-        softmax, as the config's ``gate_order`` says. The selection bias never enters the gates.
+        softmax, as the config's ``gate_order`` says for this top-k, which a scenario may change.
+        The selection bias never enters the gates.
         """
         scores_TE = logits_TE
         if self.config.loss_free:
@@ -61,7 +62,7 @@ class Router(nn.Module):
             out_TE = torch.isneginf(logits_TE)
             scores_TE = (probs_TE + self.selection_bias).masked_fill(out_TE, -torch.inf)
         index_TK = scores_TE.topk(top_k, dim=-1).indices
-        if self.config.gate_order is GateOrder.topk_then_softmax:
+        if self.config.gate_order.order(top_k) is GateOrder.topk_then_softmax:
             gate_TK = torch.softmax(logits_TE.gather(-1, index_TK), dim=-1)
         else:
             gate_TK = probs_TE.gather(-1, index_TK)

@@ -57,3 +57,7 @@ Observer = Callable[[int, Routing], None]
 Spy = Callable[[int, Routing, Tensor], None]
 """Called as ``spy(layer_id, routing, y_TD)`` with the layer's output, in every forward, training or
 not: for a probe that measures what an edit does."""
+
+BalanceObserver = Callable[[int, Tensor, Tensor], None]
+"""Called as ``balance_observer(layer_id, probs_TE, load_E)`` with what the balancing loss is made
+of, in training forwards only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from chronorun.config.run import RunConfig
 from chronorun.core.processes import ALONE, Processes
+from chronorun.core.threads import default_threads
 from chronorun.data import TokenizedCorpus, load_corpus
 from chronorun.errors import StorageError
 from chronorun.model import GPT
@@ -26,6 +27,7 @@ from chronorun.training.checkpoint import (
 from chronorun.training.corpus_check import check_same_corpus, keeps_tokenizer
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.logs import RunLogs
+from chronorun.training.notices import planned_steps, start_notices
 from chronorun.training.optimizer import build_optimizer
 from chronorun.training.probe import Probe
 from chronorun.training.run_end import RunEnd
@@ -54,6 +56,8 @@ def run_training(
     checkpoint = _checkpoint_of_all(config, run_dir, trackers, processes)
     _set_threads(config, checkpoint, processes)
     if processes.is_first:
+        for notice in _start_notices(config, run_dir, checkpoint):
+            trackers.notice(notice)
         open_run_folder(config, composed, run_dir, corpus, device, processes.world)
     saved = checkpoint.state["logs"] if checkpoint else None
     logs = RunLogs(run_dir, saved, writes=processes.is_first)
@@ -125,12 +129,21 @@ def _checkpoint_to_resume(config: RunConfig, run_dir: Path, trackers: Tracker) -
     return checkpoint
 
 
+def _start_notices(
+    config: RunConfig, run_dir: Path, checkpoint: Checkpoint | None
+) -> Iterator[str]:
+    """Return what to say before the run folder takes on the new configuration."""
+    if checkpoint is None:
+        return start_notices(config)
+    return start_notices(config, checkpoint.step, planned_steps(run_dir))
+
+
 def _set_threads(config: RunConfig, checkpoint: Checkpoint | None, processes: Processes) -> None:
     # The number of threads changes the order of floating-point sums: a resumed run keeps its own.
     saved = checkpoint.state["threads"] if checkpoint else None
-    fair = max(1, (os.cpu_count() or 1) // processes.place.local_world)
+    wanted = config.training.threads or default_threads(processes.place.local_world)
     # Processes of one run keep the same, or they part ways: machines may have other cores to give.
-    torch.set_num_threads(processes.smallest(saved or config.training.threads or fair))
+    torch.set_num_threads(processes.smallest(saved or wanted))
 
 
 def _build(

@@ -18,6 +18,7 @@ from chronorun.errors import NonFiniteError, UserError
 from chronorun.model import GPT
 from chronorun.training.replica import Replica
 from chronorun.training.schedule import learning_rate
+from chronorun.training.whole_batch import WholeBatch
 
 MicroBatchHook = Callable[[Tensor], None]
 
@@ -107,6 +108,8 @@ class Stepper:
         self.device = device
         self.processes = processes
         self.replica = Replica(model, processes)
+        coefficient = config.router.load_balancing_coef
+        self.whole_batch = WholeBatch(model, processes, coefficient)
         # On a GPU the update itself is skipped on the device (fused AdamW reads found_inf), and the
         # host looks at the flag only where it logs anyway: no sync inside a step.
         self.non_finite = torch.zeros((), device=device)
@@ -147,23 +150,30 @@ class Stepper:
         router, parts = self.config.router, self.config.training.grad_accum_steps
         sums = torch.zeros(3, device=self.device)
         model = self.replica.forward_as()
-        for part, micro in enumerate(tokens.chunk(parts), start=1):
-            inputs, targets = micro[:, :-1], micro[:, 1:]
-            before_forward(inputs)
-            with self.replica.keep_apart(part < parts):
-                with autocast(self.device, self.config.training.precision):
-                    out = model(inputs, targets)
-                assert out.loss is not None
-                total = (
-                    out.loss
-                    + router.load_balancing_coef * out.load_balancing_loss
-                    + router.z_loss_coef * out.router_z_loss
-                )
-                (total / parts).backward()
-            terms = torch.stack([out.loss, out.load_balancing_loss, out.router_z_loss])
-            sums += terms.detach() / parts
+        micros = tokens.chunk(parts)
+        with self.whole_batch.seen_by([micro[:, :-1] for micro in micros], self._autocast) as seen:
+            for part, micro in enumerate(micros, start=1):
+                inputs, targets = micro[:, :-1], micro[:, 1:]
+                before_forward(inputs)
+                with self.replica.keep_apart(part < parts):
+                    with self._autocast():
+                        out = model(inputs, targets)
+                    assert out.loss is not None
+                    total = (
+                        out.loss
+                        + router.load_balancing_coef * out.load_balancing_loss
+                        + router.z_loss_coef * out.router_z_loss
+                    )
+                    (total / parts).backward()
+                terms = torch.stack([out.loss, out.load_balancing_loss, out.router_z_loss])
+                sums += terms.detach() / parts
+            if seen is not None:
+                sums[1] = seen.loss()
         # A NaN of one process is one of all: they stop together.
         return self.processes.mean(sums)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        return autocast(self.device, self.config.training.precision)
 
     def _draw_apart(self, step: int) -> None:
         """Give dropout and router noise other numbers in each process.

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import NANO, Chronorun
 
+from chronorun.core.threads import usable_cores
+
 LONG = (*NANO, "training.max_steps=600")
 LOGS = ("metrics", "routing_events", "snapshots", "control_decisions")
 
@@ -203,3 +205,65 @@ def test_a_plain_file_trains(chronorun: Chronorun, tmp_path: Path) -> None:
         "train", *NANO, "training.max_steps=10", "data=text", "data.files=book.txt", "run_id=book"
     )
     assert done.returncode == 0, done.stderr
+
+
+def threads_of(run: Path) -> int:
+    return int(json.loads((run / "run_manifest.json").read_text())["threads"])
+
+
+@pytest.mark.parametrize("value", ["1", "1,4", "abc", "0"])
+def test_the_threads_of_the_environment_are_used_and_written_down(
+    chronorun: Chronorun, tmp_path: Path, value: str
+) -> None:
+    only = [part for part in NANO if not part.startswith("training.threads")]
+    short = ("training.max_steps=1", "optimizer.warmup_steps=0", "run_id=r")
+    done = chronorun("train", *only, *short, env={"OMP_NUM_THREADS": value})
+    assert done.returncode == 0, done.stderr
+    wanted = 1 if value.startswith("1") else usable_cores()
+    assert threads_of(tmp_path / "outputs" / "r") == wanted
+
+
+def test_a_schedule_that_does_not_fit_is_told_on_the_screen_and_in_the_log(
+    chronorun: Chronorun, tmp_path: Path
+) -> None:
+    short = ("training.max_steps=10", "run_id=r")
+    warmup = (
+        "optimizer.warmup_steps=50 is longer than the run of 10 steps: the learning rate gets to "
+        "20% of optimizer.lr; lower optimizer.warmup_steps"
+    )
+    done = chronorun("train", *NANO, *short, "optimizer.warmup_steps=50")
+    log = tmp_path / "outputs" / "r" / "train.log"
+    assert done.returncode == 0, done.stderr
+    assert warmup in done.stderr
+    assert warmup in log.read_text()
+
+    short = ("training.max_steps=10", "run_id=s", "optimizer.warmup_steps=2")
+    assert chronorun("train", *NANO, *short).returncode == 0
+    done = chronorun("train", "resume=outputs/s", "training.max_steps=20")
+    assert done.returncode == 0, done.stderr
+    told = (
+        "the learning rate jumps from 0.0003 to 0.00177 at step 10: the schedule now ends at "
+        "training.max_steps=20, not at 10"
+    )
+    assert told in done.stderr
+    assert told in (tmp_path / "outputs" / "s" / "train.log").read_text()
+
+
+def test_what_an_older_version_trained_at_top_1_can_still_be_read(
+    chronorun: Chronorun, tmp_path: Path
+) -> None:
+    what = ("model.top_k=1", "lifecycle=aggressive", "training.max_steps=20", "run_id=old")
+    assert chronorun("train", *NANO, *what).returncode == 0
+    saved = tmp_path / "outputs" / "old" / "config.yaml"
+    text = saved.read_text()
+    assert text.count("gate_order: auto") == 1
+    sampled = [chronorun("sample", "outputs/old", "--prompt", "a", "--tokens", "20")]
+    saved.write_text(text.replace("gate_order: auto", "gate_order: topk_then_softmax"))
+    sampled.append(chronorun("sample", "outputs/old", "--prompt", "a", "--tokens", "20"))
+    # It is computed as it was trained: with gates of 1.
+    assert [done.returncode for done in sampled] == [0, 0]
+    assert sampled[0].stdout != sampled[1].stdout
+    assert chronorun("inspect", "outputs/old").returncode == 0
+    done = chronorun("train", "resume=outputs/old", "training.max_steps=30")
+    assert done.returncode == 2
+    assert "start a new run, under another run_id and without resume" in done.stderr

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chronorun.config.scenario import SETS_TOP_K, ScenarioKind
 from chronorun.errors import UserError
 from chronorun.governance import (
     ControlDecision,
@@ -254,11 +255,13 @@ class DomainShift(Scenario):
 class CapacityWhiplash(TimedScenario):
     """Top-k 2, 1, 2 and capacity 1.25, 1.0, 1.25 on one model.
 
-    ``duration`` after the start the first change comes back; capacity is limited all along.
+    ``duration`` after the start the first change comes back; capacity is limited all along, in
+    training (in evaluation by ``router.eval_capacity_factor`` alone).
     """
 
-    NORMAL = (2, 1.25)
-    TIGHT = (1, 1.0)
+    _LOOSE_K, _TIGHT_K = SETS_TOP_K[ScenarioKind.capacity_whiplash]
+    NORMAL = (_LOOSE_K, 1.25)
+    TIGHT = (_TIGHT_K, 1.0)
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

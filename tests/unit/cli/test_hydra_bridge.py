@@ -79,7 +79,7 @@ def test_cfg_shows_the_config_and_trains_nothing(
     assert done.code == 0
     shown = yaml.safe_load(done.out)
     assert shown["model"]["d_model"] == 64
-    assert shown["router"]["gate_order"] == "topk_then_softmax"
+    assert shown["router"]["gate_order"] == "auto"
     assert training.runs == []
     assert list(tmp_path.iterdir()) == []
 

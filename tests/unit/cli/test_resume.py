@@ -192,3 +192,81 @@ def test_damaged_saved_overrides_are_named(chronorun_here: Run, stopped: Path) -
 def test_the_folder_of_a_linked_checkpoint_is_the_runs(stopped: Path) -> None:
     found = run_folder_of(Path("outputs/run/checkpoints/step_00000020"))
     assert found == Path("outputs/a")
+
+
+def saved_by_an_older_version(folder: Path) -> None:
+    """Let a run's configuration hold the gate order that was the default once."""
+    saved = OmegaConf.load(folder / "config.yaml")
+    OmegaConf.update(saved, "router.gate_order", "topk_then_softmax")
+    OmegaConf.save(saved, folder / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "now"),
+    [
+        (("model.top_k=2",), ()),
+        (("model.top_k=3", "scenario=collapse"), ()),
+        (("model.top_k=2",), ("router.gate_order=topk_then_softmax",)),
+        (("router=topk",), ()),
+    ],
+)
+def test_a_run_that_named_what_auto_means_goes_on(
+    chronorun_here: Run, training: Any, overrides: tuple[str, ...], now: tuple[str, ...]
+) -> None:
+    assert chronorun_here("train", "run_id=a", "model=nano", *overrides).code == 0
+    saved_by_an_older_version(leave_behind(training))
+    done = chronorun_here("train", "resume=outputs/a", *now)
+    assert (done.code, done.err) == (0, "")
+    assert len(training.runs) == 1
+
+
+@pytest.mark.parametrize(
+    "overrides", [("model.top_k=1",), ("scenario=too_few",), ("scenario=capacity_whiplash",)]
+)
+@pytest.mark.parametrize("now", [(), ("router.gate_order=auto",)])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_whose_router_the_loss_did_not_reach_is_refused_with_advice_that_works(
+    chronorun_here: Run,
+    training: Any,
+    overrides: tuple[str, ...],
+    now: tuple[str, ...],
+    named: bool,
+) -> None:
+    assert chronorun_here("train", "run_id=a", "model=nano", *overrides).code == 0
+    folder = leave_behind(training)
+    saved_by_an_older_version(folder)
+    if named:
+        given = folder / ".hydra/overrides.yaml"
+        text = given.read_text(encoding="utf-8")
+        given.write_text(f"{text}- router.gate_order=topk_then_softmax\n", encoding="utf-8")
+    done = chronorun_here("train", "resume=outputs/a", *now)
+    assert (done.code, done.err) == (
+        2,
+        "chronorun: error: resume: router.gate_order=topk_then_softmax at top_k=1 in "
+        "outputs/a/config.yaml, expected gates that teach the router (a softmax over one chosen "
+        "expert is always 1); start a new run, under another run_id and without resume\n",
+    )
+    assert training.runs == []
+    assert chronorun_here("train", "run_id=b", "model=nano", *overrides, *now).code == 0
+
+
+def test_a_job_of_an_older_sweep_is_refused_like_a_run(chronorun_here: Run, training: Any) -> None:
+    sweep = ("-m", "run_id=sw", "model=nano", "model.top_k=1,2")
+    assert chronorun_here("train", *sweep).code == 0
+    saved_by_an_older_version(leave_behind(training))
+    saved_by_an_older_version(leave_behind(training))
+    done = chronorun_here("train", *sweep, "resume=auto")
+    assert done.code != 0
+    assert "router.gate_order=topk_then_softmax at top_k=1 in outputs/multirun/sw/0" in done.err
+    assert [config.model.top_k for config, _, _ in training.runs] == [2]
+
+
+def test_another_gate_order_is_another_run(chronorun_here: Run, training: Any) -> None:
+    assert chronorun_here("train", "run_id=a", "model=nano").code == 0
+    leave_behind(training)
+    done = chronorun_here("train", "resume=outputs/a", "router.gate_order=softmax_then_topk")
+    assert (done.code, done.err) == (
+        2,
+        "chronorun: error: resume: router.gate_order=softmax_then_topk, expected auto as in "
+        "outputs/a/config.yaml; drop the override or start a new run\n",
+    )

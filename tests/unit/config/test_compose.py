@@ -13,7 +13,7 @@ from chronorun.config.compose import (
     new_run_id,
 )
 from chronorun.config.data import Source
-from chronorun.config.model import GateOrder
+from chronorun.config.model import GateChoice
 from chronorun.config.overrides import parse_overrides
 from chronorun.config.paths import conf_dir, group_options, groups
 from chronorun.errors import UserError
@@ -26,7 +26,7 @@ def sweep(*overrides: str) -> None:
 def test_defaults_are_those_of_the_readme() -> None:
     config, composed = compose_run([])
     assert (config.data.source, config.model.n_layers, config.model.top_k) == (Source.stdlib, 4, 2)
-    assert config.router.gate_order is GateOrder.topk_then_softmax
+    assert config.router.gate_order is GateChoice.auto
     assert not config.lifecycle.enabled
     assert composed.run_id == config.run_id != ""
     assert "hydra" not in composed

@@ -37,7 +37,7 @@ def test_defaults_come_from_the_composed_run() -> None:
     defaults = {info.key: info.default for info in default_run_fields()}
     assert defaults["model.d_model"] == "128"
     assert defaults["data.files"] == "[]"
-    assert defaults["router.gate_order"] == "topk_then_softmax"
+    assert defaults["router.gate_order"] == "auto"
     assert defaults["run_id"] == "<fresh>"
 
 

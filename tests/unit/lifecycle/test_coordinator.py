@@ -17,6 +17,7 @@ from unit.lifecycle.small_run import VOCAB, WIDTH, batch, make_model
 
 from chronorun.config.governance import ControlConfig
 from chronorun.config.lifecycle import LifecycleConfig
+from chronorun.config.model import GateOrder, RouterConfig
 from chronorun.config.observing import TelemetryConfig
 from chronorun.config.training import OptimizerConfig
 from chronorun.errors import UserError
@@ -81,12 +82,13 @@ class Loop:
         *,
         population: list[int] | None = None,
         top_k: int = 1,
+        router: RouterConfig | None = None,
         hook: bool = False,
         begin: bool = True,
         probe: bool = True,
     ) -> None:
         population = population or [4, 4]
-        self.model = make_model(population, top_k=top_k)
+        self.model = make_model(population, top_k=top_k, router=router)
         self.layers = self.model.moe_layers()
         self.optimizer = build_optimizer(self.model, OptimizerConfig(lr=1e-2))
         self.recorder = RoutingRecorder(population, top_k, EVERY, "cpu", TelemetryConfig(), VOCAB)
@@ -285,7 +287,9 @@ def test_a_hog_is_split_released_and_settles() -> None:
 def test_a_checkpoint_probes_a_model_that_stays_as_it_is_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loop = hogging(eager(split_enabled=True, split_release_limit=40))
+    # With these gates no expert but the split one is suspected, which would be probed as well.
+    router = RouterConfig(gate_order=GateOrder.topk_then_softmax)
+    loop = hogging(eager(split_enabled=True, split_release_limit=40), router=router)
     loop.until("SPLIT")
     releases, asked = loop.c.population.releases, list[int]()
     gentlest = releases._gentlest_release

@@ -40,7 +40,7 @@ def tokens(T: int, d_model: int = 8, seed: int = 1) -> Tensor:
 
 def reference(layer: MoELayer, x_BSD: Tensor, capacity: int | None = None) -> Tensor:
     """Compute the layer's output one token and one choice at a time."""
-    config = layer.router.config
+    order = layer.router.config.gate_order.order(layer.top_k)
     x_TD = x_BSD.flatten(0, -2)
     logits_TE = x_TD @ layer.router.weight.t() + layer.router.logit_offset
     choices = [_choose(layer, logits) for logits in logits_TE]
@@ -50,7 +50,7 @@ def reference(layer: MoELayer, x_BSD: Tensor, capacity: int | None = None) -> Te
         for t, (x, logits) in enumerate(zip(x_TD, logits_TE, strict=True)):
             chosen = choices[t]
             expert = chosen[k]
-            over = chosen if config.gate_order is GateOrder.topk_then_softmax else slice(None)
+            over = chosen if order is GateOrder.topk_then_softmax else slice(None)
             gate = logits[expert].exp() / logits[over].exp().sum()
             if room[expert] > 0:
                 hidden = F.gelu(x @ layer.experts.w1[expert])

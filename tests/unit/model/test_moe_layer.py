@@ -172,13 +172,14 @@ def test_identity_lens_is_bit_identical_to_none() -> None:
 
 
 def test_a_lens_moves_the_routers_input_and_nothing_else() -> None:
-    layer = make_layer(top_k=1)
+    chosen_alone = RouterConfig(gate_order=GateOrder.topk_then_softmax)
+    layer = make_layer(top_k=1, router=chosen_alone)
     x = tokens(16)
     flat = x.flatten(0, 1)
     layer.lens = lambda x_TD: -x_TD
     routing = layer.route(flat)[0]
     assert torch.equal(routing.x_TD, -flat)
-    # At top-1 the gate is 1, so the output is the chosen expert's output of the unwarped token.
+    # Over one chosen expert the gate is 1: the output is that expert's, of the unwarped token.
     expert = int(routing.expert_index_KT[0, 0])
     hidden = torch.nn.functional.gelu(flat[0] @ layer.experts.w1[expert])
     torch.testing.assert_close(layer(x)[0][0, 0], hidden @ layer.experts.w2[expert])

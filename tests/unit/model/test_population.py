@@ -80,12 +80,29 @@ def test_what_was_removed_can_be_put_back() -> None:
 @pytest.mark.parametrize("num_experts", [5, 16, 17])
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 def test_removing_an_unselected_expert_is_not_felt(num_experts: int, top_k: int) -> None:
-    layer = make_layer(num_experts=num_experts, top_k=top_k, d_model=64, d_ff=64)
+    chosen_alone = RouterConfig(gate_order=GateOrder.topk_then_softmax)
+    size = {"num_experts": num_experts, "top_k": top_k, "d_model": 64, "d_ff": 64}
+    layer = make_layer(router=chosen_alone, **size)
     layer.router.logit_offset[2] = -1e4
     x = tokens(48, d_model=64)
     before = layer(x)[0]
     remove_expert(layer, 2)
     assert torch.equal(layer(x)[0], before)
+
+
+@pytest.mark.parametrize("num_experts", [5, 16, 17])
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_removing_an_expert_without_probability_leaves_all_but_rounding(
+    num_experts: int, top_k: int
+) -> None:
+    of_all = RouterConfig(gate_order=GateOrder.softmax_then_topk)
+    size = {"num_experts": num_experts, "top_k": top_k, "d_model": 64, "d_ff": 64}
+    layer = make_layer(router=of_all, **size)
+    layer.router.logit_offset[2] = -1e4
+    x = tokens(48, d_model=64)
+    before = layer(x)[0].detach()
+    remove_expert(layer, 2)
+    assert float((layer(x)[0].detach() - before).norm() / before.norm()) <= 1e-6
 
 
 @pytest.mark.parametrize("num_experts", [2, 3, 5, 9, 16, 17, 33])

@@ -75,3 +75,47 @@ def test_the_mode_is_as_before_even_after_an_error() -> None:
     with pytest.raises(IndexError):
         evaluate(gpt, [np.full((1, 9), 99)], CPU, contextlib.nullcontext())
     assert gpt.training
+
+
+def capped(capacity: float | None, in_evaluation: float | None = None) -> GPT:
+    config = ModelConfig(n_layers=2, d_model=16, n_heads=2, context_length=8)
+    router = RouterConfig(capacity_factor=capacity, eval_capacity_factor=in_evaluation)
+    gpt = GPT(config, router, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(5)
+    return gpt
+
+
+def losses_by_batch_size(gpt: GPT) -> list[float]:
+    (rows,) = batches(16)
+    return [
+        evaluate(gpt, [rows[i : i + n] for i in range(0, 16, n)], CPU, contextlib.nullcontext())
+        for n in (1, 4, 16)
+    ]
+
+
+@pytest.mark.parametrize("capacity", [1.25, 1.0, 0.5])
+def test_a_capacity_of_training_drops_nothing_in_evaluation(capacity: float) -> None:
+    free, limited = (losses_by_batch_size(capped(factor)) for factor in (None, capacity))
+    assert limited == free
+    assert max(limited) - min(limited) < 1e-5
+
+
+def test_a_capacity_of_evaluation_acts_there_alone() -> None:
+    asked, trained = capped(None, 0.5), capped(0.5)
+    rows = torch.from_numpy(batches(16)[0])[:, :-1]
+    with torch.no_grad():
+        free = capped(None)(rows).logits
+        assert torch.equal(asked.train()(rows).logits, free)
+        dropped = trained.train()(rows).logits
+        assert not torch.allclose(dropped, free)
+        assert torch.equal(asked.eval()(rows).logits, dropped)
+
+
+def test_a_prefix_is_read_as_it_is_in_the_whole_text() -> None:
+    gpt = capped(1.0).eval()
+    rows = torch.from_numpy(batches(4)[0])[:, :8]
+    with torch.no_grad():
+        torch.testing.assert_close(gpt(rows[:1, :5]).logits, gpt(rows).logits[:1, :5])

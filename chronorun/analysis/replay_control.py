@@ -50,9 +50,9 @@ class KnownLens:
     def update_steering(self, utilization_shares: Sequence[float]) -> None:
         """Do nothing."""
 
-    def get_norms(self) -> tuple[float, float]:
+    def get_norms(self) -> dict[str, float]:
         """Return no norms: they are not derived."""
-        return 0.0, 0.0
+        return {}
 
 
 def make_controller(

@@ -41,8 +41,8 @@ class Lens(Protocol):
     def update_steering(self, utilization_shares: Sequence[float]) -> None:
         """Hand over the newest shares."""
 
-    def get_norms(self) -> tuple[float, float]:
-        """Return the norms of the low-rank factors U and V."""
+    def get_norms(self) -> dict[str, float]:
+        """Return the norms of the low-rank factors U and V as ``u_norm`` and ``v_norm``."""
 
 
 class RecordWriter(Protocol):
@@ -136,7 +136,7 @@ class Controller:
         lens: Lens | None,
     ) -> ControlDecision:
         debt, parts = compute_topology_debt(layer, self.config)
-        u_norm, v_norm = lens.get_norms() if lens is not None else (0.0, 0.0)
+        norms = {} if lens is None else lens.get_norms()
         quota = state.quota or {}
         name = f"Layer {layer.layer_id}:"
         return ControlDecision(
@@ -164,8 +164,8 @@ class Controller:
             actuator={
                 "lens_scale": state.prev_scale,
                 "lens_rank": lens.rank if lens is not None else 0,
-                "lens_u_norm": u_norm,
-                "lens_v_norm": v_norm,
+                "lens_u_norm": norms.get("u_norm", 0.0),
+                "lens_v_norm": norms.get("v_norm", 0.0),
             },
             emergency={
                 "quota_applied": False,

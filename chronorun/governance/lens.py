@@ -8,6 +8,7 @@ attached, or where asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -15,6 +16,22 @@ import torch
 from torch import Tensor, nn
 
 Rows = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class LensState:
+    """A record of v2 for loops that keep one; nothing reads it, here or in v2.
+
+    ``mode`` is TRAIN or INFER, ``layer_metrics`` figures by layer, ``meta`` anything.
+    """
+
+    step: int
+    mode: str
+    pressure: float = 0.0
+    heat: float = 0.0
+    forgetting: float = 0.0
+    layer_metrics: dict[int, dict[str, float]] | None = None
+    meta: dict[str, Any] | None = None
 
 
 class SteeringMode(Enum):
@@ -111,9 +128,9 @@ class ChronoLens(nn.Module):
             return None
         return steering_direction(rows_ED, shares_E, self.mode)
 
-    def get_norms(self) -> tuple[float, float]:
-        """Return the norms of U and V."""
-        return float(self.U.detach().norm()), float(self.V.detach().norm())
+    def get_norms(self) -> dict[str, float]:
+        """Return the norms of U and V as ``u_norm`` and ``v_norm``."""
+        return {"u_norm": float(self.U.detach().norm()), "v_norm": float(self.V.detach().norm())}
 
     def forward(self, x: Tensor) -> Tensor:
         """Shift the router's input [..., D]; returns ``x`` itself when the scale is 0."""
@@ -151,6 +168,10 @@ class IdentityLens(nn.Module):
     s = 0.0
     rank = 0
 
+    def __init__(self, layer_id: int = 0) -> None:
+        super().__init__()
+        self.layer_id = layer_id
+
     def set_scale(self, s: float) -> None:
         """Do nothing."""
 
@@ -166,9 +187,9 @@ class IdentityLens(nn.Module):
     def keep_slots(self, keep: Sequence[int], added: int) -> None:
         """Do nothing."""
 
-    def get_norms(self) -> tuple[float, float]:
+    def get_norms(self) -> dict[str, float]:
         """Return zeros."""
-        return 0.0, 0.0
+        return {"u_norm": 0.0, "v_norm": 0.0}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` itself."""
@@ -176,12 +197,13 @@ class IdentityLens(nn.Module):
 
 
 def compute_lens_aux_loss(
-    router_probs: Tensor, target_entropy: float, top2_target: float
+    router_probs: Tensor, target_entropy: float = 1.386, top2_target: float = 0.5
 ) -> Tensor:
     """Return a loss that trains a lens's low-rank part, a scalar.
 
     Of the mean router probabilities over all tokens [..., n]: the squared shortfall of their
-    entropy (nats) below ``target_entropy`` plus the squared excess of their top-2 share.
+    entropy (nats) below ``target_entropy`` plus the squared excess of their top-2 share. The
+    defaults, v2's, are those of four even experts.
     """
     mean_E = router_probs.reshape(-1, router_probs.shape[-1]).mean(dim=0)
     entropy = -torch.xlogy(mean_E, mean_E).sum()

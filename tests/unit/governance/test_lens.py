@@ -104,8 +104,12 @@ def test_without_a_router_the_low_rank_path_warps() -> None:
     lens.set_scale(0.5)
     x = torch.randn(2, D)
     torch.testing.assert_close(lens(x), x + 0.5 * (x @ lens.V) @ lens.U)
-    u, v = lens.get_norms()
-    assert 0 < u < 0.1 > v > 0
+    norms = lens.get_norms()
+    assert norms == {
+        "u_norm": pytest.approx(lens.U.square().sum().sqrt().item()),
+        "v_norm": pytest.approx(lens.V.square().sum().sqrt().item()),
+    }
+    assert all(0 < norm < 0.1 for norm in norms.values())
 
 
 def test_making_a_lens_draws_no_global_random_number() -> None:

@@ -27,6 +27,7 @@ _SHORT = {
     "preferred_mode": "pm",
     "mode_scores": "ms",
 }
+_V2_MODES = dict(enumerate((*MODES, "abstain")))
 
 
 @dataclass
@@ -89,6 +90,8 @@ def save_priors(
 def load_priors(path: str | Path) -> dict[int, LayerPriors]:
     """Read a priors file, gzipped or plain, with compact or long keys; or that of a run folder.
 
+    Files of v2, which number the modes, are read as what they mean there.
+
     Raises UserError when there is none or it is not one.
     """
     file = Path(path)
@@ -115,8 +118,17 @@ def load_priors(path: str | Path) -> dict[int, LayerPriors]:
 
 def _read(layer_id: int, entry: Mapping[str, Any]) -> LayerPriors:
     values = {name: entry.get(name, entry.get(short)) for name, short in _SHORT.items()}
+    if isinstance(values["preferred_mode"], int):
+        values["preferred_mode"] = _V2_MODES.get(values["preferred_mode"])
+    scores = values["mode_scores"]
+    if isinstance(scores, list):
+        values["mode_scores"] = dict(zip(MODES, scores, strict=False))
     known = {name: value for name, value in values.items() if value is not None}
-    return msgspec.convert(known | {"layer_id": layer_id}, LayerPriors)
+    prior = msgspec.convert(known | {"layer_id": layer_id}, LayerPriors)
+    if isinstance(scores, list) and "backoff_bias" in known:
+        # Only v2 writes lists; its bias is what the backoff lacks to 1.
+        prior.backoff_bias = 1.0 - prior.backoff_bias
+    return prior
 
 
 def apply_priors_to_state(state: ControlState, prior: LayerPriors) -> ControlState:

@@ -13,7 +13,16 @@ import lines. It differs on purpose in this:
 - **Files stay open.** v2 opens the log for every record; here each record is one write, and
   ``Controller.close`` ends it.
 - **The lens draws from a generator of its own**, so that a run with an idle lens is bit-identical
-  to a run without one.
+  to a run without one. Its auxiliary loss squares shortfall and excess, so that it is smooth at the
+  targets, and its norms are those of U and V: the direction's is always 1 or 0.
+- **Priors keep the backoff itself** in ``backoff_bias``, where v2 keeps what it lacks to 1; v2's
+  files are converted when they are read.
+- **A probe's summary can be made again**, and no severity is left out: names of your own follow
+  v2's four in curves and comparisons.
+
+One name means another thing here: ``ExpertState(layer_id, expert_id)``, v2's rolling share and
+dead-step counter, is superseded by the registry of ``chronorun.lifecycle``, whose ``ExpertState``
+is the enum of an expert's stages of life.
 """
 
 from __future__ import annotations
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
     from chronorun.governance.lens import (
         ChronoLens,
         IdentityLens,
+        LensState,
         SteeringMode,
         compute_lens_aux_loss,
     )
@@ -47,7 +57,10 @@ if TYPE_CHECKING:
     from chronorun.governance.probes import (
         PathologyConfig,
         PathologyProbe,
+        RecoveryTrajectory,
         ResilienceSurface,
+        SeverityLevel,
+        TrajectoryPoint,
         compare_surfaces,
     )
 
@@ -59,10 +72,14 @@ __all__ = [
     "Controller",
     "IdentityLens",
     "LayerPriors",
+    "LensState",
     "PathologyConfig",
     "PathologyProbe",
+    "RecoveryTrajectory",
     "ResilienceSurface",
+    "SeverityLevel",
     "SteeringMode",
+    "TrajectoryPoint",
     "apply_priors_to_state",
     "compare_surfaces",
     "compute_lens_aux_loss",
@@ -83,9 +100,17 @@ _WHERE = {
     ),
     "controller": ("Controller",),
     "decisions": ("ControlDecision",),
-    "lens": ("ChronoLens", "IdentityLens", "SteeringMode", "compute_lens_aux_loss"),
+    "lens": ("ChronoLens", "IdentityLens", "LensState", "SteeringMode", "compute_lens_aux_loss"),
     "priors": ("LayerPriors", "apply_priors_to_state", "load_priors", "save_priors"),
-    "probes": ("PathologyConfig", "PathologyProbe", "ResilienceSurface", "compare_surfaces"),
+    "probes": (
+        "PathologyConfig",
+        "PathologyProbe",
+        "RecoveryTrajectory",
+        "ResilienceSurface",
+        "SeverityLevel",
+        "TrajectoryPoint",
+        "compare_surfaces",
+    ),
 }
 
 __getattr__, __dir__ = lazy_exports(

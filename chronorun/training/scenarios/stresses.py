@@ -12,12 +12,7 @@ from torch import Tensor
 
 from chronorun.config.scenario import SETS_TOP_K, ScenarioKind
 from chronorun.errors import UserError
-from chronorun.governance import (
-    ControlDecision,
-    PathologyConfig,
-    PathologyProbe,
-    ResilienceSurface,
-)
+from chronorun.governance import ControlDecision, PathologyConfig, RecoveryTrajectory
 from chronorun.model import MoELayer
 from chronorun.telemetry import SystemSnapshot
 from chronorun.training.scenarios.base import (
@@ -28,6 +23,7 @@ from chronorun.training.scenarios.base import (
     check_expert,
     first_id,
 )
+from chronorun.training.scenarios.resilience import LayerResilience
 
 DEAD_OFFSET = -20.0
 FORCED_OUT = -50.0
@@ -52,18 +48,20 @@ def force_routing(logits_TE: Tensor, ratio: float, n_dominant: int) -> Tensor:
 
 
 class Collapse(TimedScenario):
-    """Routing forced onto two experts, with the probes' severities and recovery trajectory."""
+    """Routing forced onto two experts, with the probes' severities and trajectory."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.pathology = PathologyConfig.from_severity(self.config.severity)
-        self.probes = {layer.layer_id: self._probe(layer) for layer in self.layers}
+        self.pathology = PathologyConfig.from_severity(self.config.severity.value)
+        self.resilience = {layer.layer_id: self._resilience(layer) for layer in self.layers}
         self._said: set[int] = set()
 
-    def _probe(self, layer: MoELayer) -> PathologyProbe:
-        probe = PathologyProbe("gpt-moe", self.run.run_id)
-        probe.start_probe(layer.layer_id, self.pathology, self.config.start_step)
-        return probe
+    def _resilience(self, layer: MoELayer) -> LayerResilience:
+        severity, run_id = self.pathology.severity, self.run.run_id
+        return LayerResilience(
+            RecoveryTrajectory("gpt-moe", run_id, layer.layer_id, severity, self.pathology),
+            self.config.start_step,
+        )
 
     @property
     def stop_step(self) -> int:
@@ -84,19 +82,14 @@ class Collapse(TimedScenario):
     def details(self) -> dict[str, Any]:
         return {"pathology": dict(vars(self.pathology))}
 
-    def _surface(self, layer_id: int) -> ResilienceSurface:
-        surface = self.probes[layer_id].get_surface(layer_id)
-        assert surface is not None
-        return surface
-
     def after_checkpoint(
         self, step: int, snapshot: SystemSnapshot, decisions: Sequence[ControlDecision]
     ) -> list[dict[str, Any]]:
         control = {decision.layer_id: decision for decision in decisions}
         records = []
-        for layer_id, probe in self.probes.items():
+        for layer_id, seen in self.resilience.items():
             layer, decision = snapshot.layers[layer_id], control.get(layer_id)
-            probe.record_point(
+            seen.record(
                 step,
                 decision.computed["pressure"] if decision else 0.0,
                 decision.actuator["lens_scale"] if decision else 0.0,
@@ -104,8 +97,7 @@ class Collapse(TimedScenario):
                 layer.top2_share,
                 layer.dead_expert_count,
             )
-            surface = self._surface(layer_id)
-            if layer_id not in self._said and surface.recovery_checkpoints is not None:
+            if layer_id not in self._said and seen.recovery_checkpoints is not None:
                 self._said.add(layer_id)
                 records.append(
                     {
@@ -113,28 +105,28 @@ class Collapse(TimedScenario):
                         "scenario": "collapse",
                         "event": "recovered",
                         "layers": [layer_id],
-                        "recovery_checkpoints": surface.recovery_checkpoints,
-                        "recovery_steps": surface.recovery_steps,
+                        "recovery_checkpoints": seen.recovery_checkpoints,
+                        "recovery_steps": seen.recovery_steps,
                     }
                 )
         return records
 
     def finish(self, run_dir: Path) -> None:
-        if not any(self._surface(layer_id).points for layer_id in self.probes):
+        if not any(seen.trajectory.points for seen in self.resilience.values()):
             return
-        for layer_id, probe in self.probes.items():
-            name = "resilience.json" if len(self.probes) == 1 else f"resilience_L{layer_id}.json"
-            probe.save(run_dir / name)
+        for layer_id, seen in self.resilience.items():
+            alone = len(self.resilience) == 1
+            seen.save(run_dir / ("resilience.json" if alone else f"resilience_L{layer_id}.json"))
 
     def state_dict(self) -> dict[str, Any]:
-        points = {str(i): self._surface(i).points for i in self.probes}
+        points = {str(i): seen.points() for i, seen in self.resilience.items()}
         return super().state_dict() | {"points": points, "said": sorted(self._said)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._said = set(state["said"])
-        for i in self.probes:
-            self._surface(i).points[:] = state["points"][str(i)]
+        for i, seen in self.resilience.items():
+            seen.restore(state["points"][str(i)])
 
 
 class ExpertStress(TimedScenario):

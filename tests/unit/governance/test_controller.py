@@ -15,10 +15,7 @@ from chronorun.governance import (
     ControlDecision,
     Controller,
     LayerPriors,
-    PathologyConfig,
-    PathologyProbe,
     apply_priors_to_state,
-    compare_surfaces,
     load_priors,
 )
 from chronorun.telemetry import LayerSnapshot, SystemSnapshot
@@ -158,6 +155,25 @@ def test_long_keys_are_accepted_and_change_the_state(tmp_path: Path) -> None:
     assert apply_priors_to_state(state, LayerPriors(0, backoff_bias=9.0)).harm_backoff == 1.0
 
 
+def test_a_priors_file_of_v2_is_read_as_v2_means_it(tmp_path: Path) -> None:
+    entry = {"l": 0, "f": 1.5, "b": 0.3, "ih": -0.1, "pm": 2, "ms": [0.9, 0.4, 1.0, 0.7]}
+    path = tmp_path / "clock3.json.gz"
+    path.write_bytes(gzip.compress(json.dumps({"v": 2, "p": {"0": entry}}).encode()))
+    scores = {"anti_dominance": 0.9, "entropy_max": 0.4, "lift_tail": 1.0}
+    (prior,) = load_priors(path).values()
+    assert prior == LayerPriors(0, 1.5, 0.7, None, 0.01, -0.1, "lift_tail", scores)
+    controller = Controller(1, [4])
+    controller.load_priors(path)
+    state = controller.get_state(0)
+    assert (state.harm_backoff, state.active_mode) == (0.7, "lift_tail")
+    path.write_bytes(b'{"v":2,"p":{"0":{"l":0,"pm":3,"ms":[1.0,1.0,1.0,1.0]}}}')
+    controller = Controller(1, [4])
+    controller.load_priors(path)
+    state = controller.get_state(0)
+    # v2 leaves out a bias of 0; what abstains is no mode to steer by.
+    assert (state.harm_backoff, state.active_mode) == (1.0, "anti_dominance")
+
+
 TORN = bytearray(gzip.compress(b'{"p":{"0":{"f":1}}}' * 9, mtime=0))
 TORN[12:16] = b"\xff" * 4
 
@@ -175,6 +191,8 @@ TORN[12:16] = b"\xff" * 4
         b'{"p":{"0":{"sc":"x"}}}',
         b'{"p":{"0":{"ms":{"lift_tail":"x"}}}}',
         b'{"p":{"0":{"f":9}}}',
+        b'{"p":{"0":{"ms":[1,1,1],"b":[1]}}}',
+        b'{"p":{"0":{"ms":["x"],"pm":0}}}',
     ],
 )
 def test_a_file_that_holds_no_priors_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
@@ -184,53 +202,3 @@ def test_a_file_that_holds_no_priors_is_refused_in_one_line(tmp_path: Path, cont
         load_priors(path)
     with pytest.raises(UserError, match=r"^priors: .* does not exist, expected a run folder"):
         load_priors(tmp_path / "none")
-
-
-@pytest.mark.parametrize(
-    ("severity", "numbers"),
-    [
-        ("mild", (0.6, 10, 50)),
-        ("moderate", (0.8, 20, 100)),
-        ("severe", (0.95, 50, 150)),
-        ("catastrophic", (1.0, 100, 200)),
-    ],
-)
-def test_severities(severity: str, numbers: tuple[float, int, int]) -> None:
-    c = PathologyConfig.from_severity(severity)
-    assert (c.concentration_ratio, c.injection_duration, c.recovery_window) == numbers
-    assert (c.n_dominant, c.recovery_threshold) == (2, 0.1)
-
-
-def test_a_probe_walks_its_phases_and_measures_recovery(tmp_path: Path) -> None:
-    probe = PathologyProbe("m", "r", tmp_path)
-    assert probe.get_phase(0) == "inactive"
-    probe.start_probe(0, PathologyConfig.from_severity("mild"), start_step=20)
-    assert [probe.get_phase(s) for s in (0, 19, 20, 29, 30, 79, 80)] == [
-        "baseline",
-        "baseline",
-        "injection",
-        "injection",
-        "recovery",
-        "recovery",
-        "complete",
-    ]
-    assert probe.get_routing_override(10, 4) is None
-    assert probe.get_routing_override(25, 4) == pytest.approx([0.3, 0.3, 0.2, 0.2])
-    for step, n_eff in ((10, 4.0), (20, 4.0), (30, 2.0), (40, 3.0), (50, 3.6), (60, 4.0)):
-        probe.record_point(step, 0.1, 0.1, n_eff, 0.5, 0)
-    surface = probe.end_probe()
-    assert surface is not None
-    assert (surface.recovery_checkpoints, surface.recovery_steps) == (2, 20)
-    assert compare_surfaces(surface, surface)["both_recovered"] is True
-    record = json.loads(probe.save().read_text(encoding="utf-8"))
-    assert record["surfaces"][0]["recovery_checkpoints"] == 2
-
-
-def test_a_layer_that_never_recovers_is_censored() -> None:
-    probe = PathologyProbe("m", "r")
-    probe.start_probe(0, PathologyConfig.from_severity("mild"), start_step=10)
-    for step, n_eff in ((10, 4.0), (20, 2.0), (30, 2.0)):
-        probe.record_point(step, 0.1, 0.1, n_eff, 0.5, 0)
-    surface = probe.get_surface(0)
-    assert surface is not None
-    assert surface.recovery_checkpoints is None

@@ -19,6 +19,7 @@ from chronorun.analysis.bench_compute import compute_figures
 from chronorun.analysis.bench_course import Course, read_course
 from chronorun.analysis.bench_events import excess_and_recovery
 from chronorun.analysis.reading import read_records
+from chronorun.core.jsonl import BYTE_ORDER_MARK
 from chronorun.errors import StorageError
 
 Figures = dict[str, float | None]
@@ -66,7 +67,9 @@ def _number(value: Any) -> float | None:
 def _summary(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "summary.json"
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        found = msgspec.json.decode(
+            path.read_bytes().removeprefix(BYTE_ORDER_MARK), type=dict[str, Any]
+        )
     except (OSError, msgspec.DecodeError) as error:
         raise StorageError(
             f"bench: {path} cannot be read, expected the summary of a finished run; run the job "

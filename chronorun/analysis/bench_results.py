@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from chronorun.core.files import write_atomically
+from chronorun.core.jsonl import BYTE_ORDER_MARK
 from chronorun.errors import StorageError
 
 FILE = "job.json"
@@ -72,7 +73,8 @@ def read_result(job_dir: Path) -> JobResult | None:
     if not path.is_file():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=JobResult)
+        text = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
+        return msgspec.json.decode(text, type=JobResult)
     except msgspec.DecodeError as error:
         raise StorageError(
             f"bench: {path} is not the record of a job; delete the file to run the job again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, BinaryIO, TypeVar, get_args
 
 import msgspec
 
-from chronorun.core.jsonl import decode_line
+from chronorun.core.jsonl import BYTE_ORDER_MARK, decode_line
 from chronorun.errors import StorageError, UserError
 
 LOGS = (
@@ -87,7 +88,7 @@ def _numbered(piece: bytes, number: int) -> Iterator[tuple[int, bytes]]:
 
 def _pieces(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (number of the first line, some whole lines); the last may be torn."""
-    with _opened(path) as file:
+    with open_log(path) as file:
         number, waiting, size = 1, [], 0
         while data := file.read(_PIECE):
             end = data.rfind(b"\n") + 1
@@ -117,7 +118,7 @@ def typed_lines(
         try:
             if len(line) > _LONG_LINE:
                 raise ValueError
-            yield decode(line)
+            yield decode(line.removeprefix(BYTE_ORDER_MARK))
         except (ValueError, RecursionError):
             record = _record(path, number, line, notices)
             if record is not None:
@@ -125,7 +126,7 @@ def typed_lines(
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with _opened(path) as file:
+    with open_log(path) as file:
         number = 0
         while line := file.readline(LONGEST_LINE):
             number += 1
@@ -135,10 +136,23 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _opened(path: Path) -> BinaryIO:
+def open_log(path: Path) -> BinaryIO:
+    """Open a log behind its byte order mark, if an editor gave it one.
+
+    Raises UserError for what is no file.
+    """
     if not path.is_file():
         raise UserError(f"log: {path} is not a file, expected a .jsonl log; name another path")
-    return path.open("rb")
+    file = path.open("rb")
+    if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
+        file.seek(0)
+    return file
+
+
+def sha256_log(path: Path) -> str:
+    """Return the hex sha256 of a log as it was written: without a byte order mark."""
+    with open_log(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _too_long(path: Path, number: int) -> StorageError:
@@ -244,7 +258,7 @@ class Run:
         if not path.is_file():
             return {}
         try:
-            loaded = msgspec.json.decode(path.read_bytes())
+            loaded = msgspec.json.decode(path.read_bytes().removeprefix(BYTE_ORDER_MARK))
         except (ValueError, RecursionError) as error:
             raise StorageError(f"run: {path} is not JSON ({error}); restore the file") from error
         if not isinstance(loaded, dict):

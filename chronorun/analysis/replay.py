@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from chronorun.analysis.reading import LOGS, Run
+from chronorun.analysis.reading import LOGS, Run, open_log, sha256_log
 from chronorun.analysis.replay_books import Books
 from chronorun.analysis.replay_config import Deciding, check_manifest, deciding, load_config
 from chronorun.analysis.replay_control import (
@@ -44,7 +44,6 @@ from chronorun.analysis.replay_signals import (
     remember_basins,
 )
 from chronorun.analysis.replay_snapshots import check_layers, check_observed
-from chronorun.core.files import sha256_file
 from chronorun.lifecycle.actions import Action, Verdict
 from chronorun.lifecycle.cycle import Outcome, advance
 from chronorun.lifecycle.decisions import LifecycleDecision, make_decision
@@ -119,7 +118,7 @@ def _count_lines(run: Run, log: str) -> int:
     path = run.path(log)
     if not path.is_file():
         return 0
-    with path.open("rb") as file:
+    with open_log(path) as file:
         return sum(line.endswith(b"\n") for line in file)
 
 
@@ -134,7 +133,7 @@ def changed_logs(run: Run, notes: list[str]) -> list[str]:
         name
         for name in sorted(names)
         if (run.folder / name).is_file() is not (name in hashes)
-        or (name in hashes and sha256_file(run.folder / name) != hashes[name])
+        or (name in hashes and sha256_log(run.folder / name) != hashes[name])
     ]
     return changed
 

@@ -138,7 +138,7 @@ def _line_of(path: Path, field: str) -> int:
     """Return the line of a ``section.field`` in a YAML file; 0 where it cannot be told."""
     section, _, name = field.partition(".")
     inside = False
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not line.startswith(" "):
             inside = line.startswith(f"{section}:")
         elif inside and line.strip().startswith(f"{name}:"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from chronorun.analysis.bench_report_figures import scenario_name
 from chronorun.analysis.bench_results import FILE, JobResult, read_result
 from chronorun.cli.bench_jobs import finished
+from chronorun.cli.terminal import tell
 from chronorun.core.text import harmless
 from chronorun.errors import StorageError
+from chronorun.tracking.screen import progress_screen
 
 EVERY_S = 0.5
 
@@ -25,7 +26,7 @@ EVERY_S = 0.5
 def watching(folder: Path, total: int) -> Iterator[None]:
     """Show each job as it ends: a bar on a terminal, a line per job elsewhere (standard error)."""
     done = sum(finished(path.parent) is not None for path in folder.glob(f"*/{FILE}"))
-    console = Console(stderr=True)
+    console = progress_screen()
     place = harmless(str(folder))
     console.print(f"bench {place}: {total} jobs, {done} done", markup=False, highlight=False)
     watch = _Watch(folder, total, done, console)
@@ -109,8 +110,7 @@ class _Watch:
                 yield result
 
     def _print(self, result: JobResult) -> None:
-        sys.stderr.write(f"{self._line(result)}\n")
-        sys.stderr.flush()
+        tell(self._line(result))
 
     def _line(self, result: JobResult) -> str:
         now = time.strftime("%H:%M:%S")

@@ -60,7 +60,6 @@ def inspect_command(
     if plot is not None or html is not None:
         _write(place, plot, html)
         return
-    _take_any_text()
     if follows:
         _follow(place, wanted)
     elif place.is_dir() and not _is_run(place):
@@ -75,13 +74,6 @@ def inspect_command(
 
 def _is_run(folder: Path) -> bool:
     return any((folder / f"{log}.jsonl").is_file() for log in LOGS)
-
-
-def _take_any_text() -> None:
-    """Let a terminal that knows no Unicode see escapes instead of an error."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="backslashreplace")
 
 
 def _screen() -> Screen:

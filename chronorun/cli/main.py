@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
 
-from chronorun.core.text import harmless
+from chronorun.cli.terminal import flush_streams, open_streams, tell
 from chronorun.errors import ChronorunError
+from chronorun.tracking.text import one_line
+
+BROKEN_PIPE = 141
 
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    open_streams()
     sys.exit(run_command_line(sys.argv[1:]))
 
 
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; an error is one line on standard error."""
+    code = _run_reported(arguments)
+    # What a command printed may still be on its way.
+    lost = flush_streams()
+    return _output_lost(lost) if lost is not None and not code else code
+
+
+def _run_reported(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["_complete"]:
         # Asked at every <Tab>: not worth the import of a command-line library.
         from chronorun.cli.completion import print_completions
@@ -27,17 +38,21 @@ def run_command_line(arguments: Sequence[str]) -> int:
     try:
         return _run(arguments)
     except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):
+            # Typer's answer to one.
+            return BROKEN_PIPE
         # Hydra exits after its own help.
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BrokenPipeError:
-        # Whoever read our output has had enough; the interpreter must not flush into it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return BROKEN_PIPE
     except ChronorunError as error:
         return _report(str(error), error.exit_code, error, debug)
     except KeyboardInterrupt as error:
         return _report("interrupted", 130, error, debug)
     except OSError as error:
+        lost = flush_streams()
+        if lost is not None:
+            return _output_lost(lost)
         return _report(f"files: {error}; see that the path is there and writable", 3, error, debug)
     except MemoryError as error:
         return _report("out of memory; lower training.batch_size or the model", 1, error, debug)
@@ -73,6 +88,18 @@ def _run(arguments: Sequence[str]) -> int:
 def _report(message: str, code: int, error: BaseException, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    sys.stdout.flush()
-    sys.stderr.write(f"chronorun: error: {harmless(' '.join(message.split()))}\n")
+    flush_streams()
+    tell(f"chronorun: error: {one_line(message)}")
     return code
+
+
+def _output_lost(error: OSError) -> int:
+    """Say why standard output did not take what was printed; return the exit code."""
+    if error.errno == errno.EPIPE:
+        # Whoever read it has had enough.
+        return BROKEN_PIPE
+    tell(
+        f"chronorun: error: standard output: it cannot be written ({error.strerror}); "
+        f"send it to a file or a program that takes it"
+    )
+    return 3

@@ -18,6 +18,8 @@ from chronorun.core.files import fsync_dir
 from chronorun.errors import StorageError
 
 _PIECE = 1 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some editors put before UTF-8 text; it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
 
 def decode_line(line: bytes) -> Any:
     """Return what a line of JSON says. Raises msgspec.DecodeError (a ValueError)."""
+    line = line.removeprefix(BYTE_ORDER_MARK)
     try:
         return msgspec.json.decode(line)
     except msgspec.DecodeError:

@@ -18,9 +18,19 @@ class Screen(Console):
         os.close(null)
 
 
+class ProgressScreen(Screen):
+    """A console that falls silent where it cannot be written to at all: a full disk, say."""
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:
+            self.on_broken_pipe()
+
+
 def progress_screen() -> Screen:
     """Return the console of standard error, where progress and notices go."""
-    return Screen(stderr=True, highlight=False)
+    return ProgressScreen(stderr=True, highlight=False)
 
 
 def summary_screen() -> Screen:

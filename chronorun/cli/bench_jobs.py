@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import traceback
@@ -217,7 +218,9 @@ class _Job:
         sweep = self.run_dir.parent.name
         run_id = re.sub(r"[^A-Za-z0-9._+-]", "-", f"{sweep}-{self.run_dir.name}")[-150:]
         wandb = self.composed.tracking.wandb
-        wandb.group, wandb.job_type = wandb.group or sweep, wandb.job_type or self.arm
+        if not wandb.group and not os.environ.get("WANDB_RUN_GROUP"):
+            wandb.group = sweep
+        wandb.job_type = wandb.job_type or self.arm
         self.composed.run_id = run_id.lstrip("._+-")
         if has_checkpoints(self.run_dir):
             self.composed.resume = "auto"

@@ -229,7 +229,10 @@ def _values(key: str, value: str, bench: bool) -> list[str]:
 def _paths(current: str, *, folders_only: bool = False) -> list[str]:
     """Return paths that start so; folders end in a slash, hidden ones come when asked for."""
     head, slash, tail = current.rpartition("/")
-    place = Path(head or slash or ".").expanduser()
+    try:
+        place = Path(head or slash or ".").expanduser()
+    except RuntimeError:
+        return []
     found = []
     for path in place.iterdir() if place.is_dir() else ():
         hidden = path.name.startswith(".") and not tail.startswith(".")

@@ -193,6 +193,9 @@ class Job:
 
     def __call__(self, composed: DictConfig) -> Any:
         """Run one job. Its log file is closed afterwards: Hydra would leave it open."""
+        if in_sweep():
+            # It names one run; the jobs of a sweep are several.
+            os.environ.pop("WANDB_RUN_ID", None)
         try:
             return self.task(composed)
         except RunInterrupted as stop:

@@ -35,9 +35,11 @@ class WandbConfig:
     """Weights & Biases."""
 
     mode: WandbMode = option(WandbMode.auto, "auto: WANDB_MODE if set, else offline")
-    project: str = option("chronorun", "project the run belongs to")
-    group: str | None = option(None, "group the run belongs to")
-    job_type: str | None = option(None, "job type within the group")
+    project: str | None = option(
+        None, "project the run belongs to (null: WANDB_PROJECT if set, else chronorun)"
+    )
+    group: str | None = option(None, "group the run belongs to (null: WANDB_RUN_GROUP)")
+    job_type: str | None = option(None, "job type within the group (null: WANDB_JOB_TYPE)")
     start_timeout_s: float = option(5.0, "longest wait at the start", unit="s", above=0.0)
 
     def __post_init__(self) -> None:

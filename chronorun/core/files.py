@@ -11,6 +11,17 @@ TEMPORARY = ".*.tmp"
 """Glob pattern of what ``write_atomically`` leaves behind when it is killed."""
 
 
+def expand_user(text: str | os.PathLike[str], error: Exception) -> Path:
+    """Return a path with ``~`` and ``~name`` put in full; raise ``error`` where nobody knows them.
+
+    There may be no such user, or no HOME and no name for the user's id (in a container, say).
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise error from None
+
+
 def fsync_dir(path: str | os.PathLike[str]) -> None:
     """Make the names inside a folder durable; does nothing where folders cannot be opened."""
     try:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chronorun.config.data import DataConfig, TokenizerConfig
-from chronorun.core.files import sha256_file
+from chronorun.core.files import expand_user, sha256_file
 from chronorun.core.lock import FILE as LOCK_FILE
 from chronorun.core.lock import exclusive
 from chronorun.data.entry import FORMAT, PROGRESS_FILE, Progress, make_entry
@@ -128,13 +128,13 @@ def cache_root(config: DataConfig) -> Path:
     """Return the folder of token caches. Raises StorageError when there is no home to put it in."""
     named = config.cache_dir or os.environ.get("CHRONORUN_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = os.path.expanduser(named or base)  # noqa: PTH111 (Path's own raises RuntimeError)
-    if folder.startswith("~"):
-        raise StorageError(
-            f"cache: {folder} stands for a home folder that is not known; "
-            f"set data.cache_dir=FOLDER or CHRONORUN_CACHE"
-        )
-    return Path(folder) if named else Path(folder) / "chronorun"
+    return expand_user(
+        named or Path(base, "chronorun"),
+        StorageError(
+            f"cache: {named or base} is in a home folder that is not known, expected a folder that "
+            f"can be written; set HOME or data.cache_dir=FOLDER"
+        ),
+    )
 
 
 def load_corpus(

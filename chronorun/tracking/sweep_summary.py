@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def log_sweep(
     if chosen_mode(config) == "disabled":
         return
     sweep = folder.name
-    own = dataclasses.replace(config, group=config.group or sweep, job_type="summary")
+    group = config.group or os.environ.get("WANDB_RUN_GROUP") or sweep
+    own = dataclasses.replace(config, group=group, job_type="summary")
     tracker = WandbTracker(own, notice)
     tracker.start(RunInfo(f"{sweep}-summary", folder, 0, 0, 0, {}, {}, None))
     for name, (columns, rows) in tables.items():

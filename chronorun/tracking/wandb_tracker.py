@@ -13,6 +13,7 @@ from chronorun.config.observing import WandbConfig, WandbMode
 from chronorun.core.launch import find_place
 from chronorun.tracking.protocol import RunInfo
 from chronorun.tracking.text import one_line
+from chronorun.tracking.wandb_environment import PROJECT, give_home, left_open
 
 LONGEST_ID = 64
 UPLOAD_TIMEOUT_S = 30.0  # at the end of an online run; what is left stays on disk, to be synced
@@ -82,6 +83,7 @@ class WandbTracker:
     def _launch(self, info: RunInfo) -> None:
         """Begin the W&B run in the background."""
         try:
+            give_home(info.run_dir / "wandb")
             import wandb
         except Exception as error:
             self._give_up("import", error)
@@ -109,26 +111,35 @@ class WandbTracker:
 
     def _init(self, wandb: Any, info: RunInfo) -> Any:
         # Said before init as well: the login's own message heeds only the process-wide setting.
-        wandb.setup(settings=wandb.Settings(silent=True))
+        wandb.setup(settings=wandb.Settings(**left_open({"silent": True})))
+        ours = {
+            "project": PROJECT,
+            "id": wandb_run_id(info.resume_id or info.run_id),
+            "name": info.run_id,
+            "dir": str(info.run_dir),
+        }
+        asked = {
+            "project": self.config.project,
+            "group": self.config.group,
+            "job_type": self.config.job_type,
+        }
+        settings = {
+            "silent": True,
+            "console": "off",
+            "save_code": False,
+            "x_disable_stats": True,
+            "finish_timeout": UPLOAD_TIMEOUT_S,
+        }
+        if info.resume_id and self.mode == "online":
+            ours["resume"] = "allow"
         return wandb.init(
-            project=self.config.project,
-            group=self.config.group,
-            job_type=self.config.job_type,
-            id=wandb_run_id(info.resume_id or info.run_id),
-            name=info.run_id,
-            dir=str(info.run_dir),
+            **left_open(ours) | {name: value for name, value in asked.items() if value},
             config=info.config,
             mode=self.mode,
             # Runs of a sweep share a process: none may log into the one before.
             reinit="create_new",
-            resume="allow" if info.resume_id and self.mode == "online" else None,
             settings=wandb.Settings(
-                silent=True,
-                console="off",
-                save_code=False,
-                x_disable_stats=True,
-                init_timeout=self.config.start_timeout_s,
-                finish_timeout=UPLOAD_TIMEOUT_S,
+                **left_open(settings), init_timeout=self.config.start_timeout_s
             ),
         )
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
     from chronorun.cli.hydra_bridge import HydraCall
-    from chronorun.config.compose import Composition, ConfigFiles
+    from chronorun.config.compose import Composition
+    from chronorun.config.roots import ConfigFiles
 
 
 def bench_command(arguments: Sequence[str]) -> int:

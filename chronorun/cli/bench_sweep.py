@@ -22,7 +22,7 @@ from chronorun.errors import StorageError, UserError
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-    from chronorun.config.compose import ConfigFiles
+    from chronorun.config.roots import ConfigFiles
 
 FILE = "sweep.json"
 DIMENSIONS = ("scenario", "seed", "arm")

@@ -30,7 +30,7 @@ from chronorun.errors import ChronorunError, RunInterrupted, StorageError
 if TYPE_CHECKING:
     from chronorun.cli.bench_sweep import Sweep
     from chronorun.cli.hydra_bridge import HydraCall
-    from chronorun.config.compose import ConfigFiles
+    from chronorun.config.roots import ConfigFiles
 
 
 class Waves:

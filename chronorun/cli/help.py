@@ -96,8 +96,9 @@ def _default_options(*, bench: bool = False) -> dict[str, str]:
     """Return the option that each group has when none is chosen."""
     from omegaconf import DictConfig
 
-    from chronorun.config.compose import ConfigFiles, compose_checked
+    from chronorun.config.compose import compose_checked
     from chronorun.config.paths import conf_dir
+    from chronorun.config.roots import ConfigFiles
 
     root = ConfigFiles(conf_dir(), None, "bench", BenchRunConfig)
     files = root if bench else ConfigFiles(conf_dir())

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronorun.config.bench import BenchRunConfig
-from chronorun.config.compose import Composition, ConfigFiles, register
+from chronorun.config.compose import Composition, register
 from chronorun.config.explain import readable_error
 from chronorun.config.paths import conf_dir
+from chronorun.config.roots import ConfigFiles, primary, with_our_groups
 from chronorun.config.run import RunConfig
 from chronorun.config.suggest import next_step
 from chronorun.errors import RunInterrupted, StorageError, UserError
@@ -58,7 +59,8 @@ class HydraCall:
         folder = _folder("--config-path", a.config_path) if a.config_path else conf_dir()
         extra = _folder("--config-dir", a.config_dir) if a.config_dir else None
         schema = BenchRunConfig if name == "bench" else RunConfig
-        return ConfigFiles(folder, extra, (a.config_name or name).removesuffix(".yaml"), schema)
+        root = (a.config_name or name).removesuffix(".yaml")
+        return with_our_groups(ConfigFiles(folder, extra, root, schema))
 
 
 def _folder(flag: str, text: str) -> Path:
@@ -136,6 +138,8 @@ def run(
     register()
     call.arguments.overrides = list(call.overrides)
     call.arguments.config_path = None
+    call.arguments.config_name = primary(files, call.overrides)
+    call.arguments.config_dir = None if files.extra is None else str(files.extra)
     try:
         with _exceptions_as_raised(), _logging_left_as_found(), _mode_known(checked):
             _run_hydra(
@@ -143,12 +147,12 @@ def run(
                 args_parser=call.parser,
                 task_function=Job(task),
                 config_path=str(files.folder),
-                config_name=files.name,
+                config_name=call.arguments.config_name,
             )
     except StopSweep as stop:
         raise RunInterrupted(*stop.args) from None
     except HydraException as error:
-        raise readable_error(error, call.overrides) from error
+        raise readable_error(error, call.overrides, files.with_defaults()) from error
 
 
 def rerun(call: HydraCall, task: Task) -> None:

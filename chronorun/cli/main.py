@@ -54,11 +54,18 @@ def _run_reported(arguments: Sequence[str]) -> int:
         if lost is not None:
             return _output_lost(lost)
         return _report(f"files: {error}; see that the path is there and writable", 3, error, debug)
-    except MemoryError as error:
-        return _report("out of memory; lower training.batch_size or the model", 1, error, debug)
     except Exception as error:
+        if _is_out_of_memory(error):
+            return _report("out of memory; lower training.batch_size or the model", 1, error, debug)
         kind = type(error).__name__
         return _report(f"unexpected {kind}: {error}; run again with --debug", 1, error, debug)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Say whether memory ran out; torch says so of its own in words."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calc")
+    is_torchs = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, MemoryError) or is_torchs
 
 
 def _run(arguments: Sequence[str]) -> int:

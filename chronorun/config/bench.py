@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from chronorun.config.fields import check_ranges, option
+from chronorun.config.fields import LARGEST_SEED, check_ranges, option
 from chronorun.config.run import RunConfig
 
 FOLLOWERS = ("static_mean", "yoked", "sham")
@@ -25,8 +25,8 @@ class BenchConfig:
 
     arms: list[str] = option(["static", "lifecycle"], "arms, where arm= does not say")
     scenarios: list[str] = option(["none"], "scenarios, where scenario= does not say")
-    seeds: int = option(10, "number of seeds, where seed= does not say", at_least=1)
-    first_seed: int = option(0, "the first of them", at_least=0)
+    seeds: int = option(10, "number of seeds, where seed= does not say", at_least=1, limit=100_000)
+    first_seed: int = option(0, "the first of them", at_least=0, limit=LARGEST_SEED)
     margin: float = option(
         0.005,
         "no harm: differences below this part of the static arm's validation loss",

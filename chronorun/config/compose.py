@@ -23,7 +23,8 @@ from chronorun.config.overrides import (
     parse_overrides,
     quoted,
 )
-from chronorun.config.paths import conf_dir, config_groups
+from chronorun.config.paths import conf_dir
+from chronorun.config.roots import ConfigFiles, not_built_on_ours, primary
 from chronorun.config.run import RunConfig
 from chronorun.config.suggest import next_step
 from chronorun.config.targets import refuse_targets
@@ -34,38 +35,6 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 100
 """Characters of a job's overrides that its folder's name holds."""
-
-
-@dataclass(frozen=True)
-class ConfigFiles:
-    """Which config files are composed: a root, a folder, and a further folder of the user's."""
-
-    folder: Path
-    extra: Path | None = None
-    name: str = "train"
-    schema: type[RunConfig] = RunConfig
-
-    @property
-    def is_bench(self) -> bool:
-        """Whether the root is a bench's."""
-        return self.schema is BenchRunConfig
-
-    def places(self) -> list[Path]:
-        """Return the folders, first the one that holds the root file."""
-        if self.extra is None:
-            return [self.folder]
-        both = [self.folder, self.extra]
-        root = f"{self.name}.yaml"
-        return both[::-1] if (self.extra / root).is_file() else both
-
-    def groups(self) -> dict[str, list[str]]:
-        """Return the groups of both folders and their options."""
-        found = config_groups(self.folder, bench=self.is_bench)
-        for group, options in (
-            config_groups(self.extra, bench=self.is_bench) if self.extra else {}
-        ).items():
-            found[group] = sorted({*found.get(group, []), *options})
-        return found
 
 
 @dataclass(frozen=True)
@@ -112,6 +81,9 @@ def register() -> None:
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
+    from chronorun.config.source import install
+
+    install()
     # Only the root schemas: a schema per group would show up as one of the group's options.
     store = ConfigStore.instance()
     for name, schema in (("run_schema", RunConfig), ("bench_schema", BenchRunConfig)):
@@ -198,13 +170,16 @@ def _check_values(composed: DictConfig, job: Sequence[str], changed: Sequence[st
 def _compose(job: list[str], files: ConfigFiles) -> Composition:
     from hydra import compose
     from hydra.errors import HydraException
-    from omegaconf import open_dict
+    from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
     register()
+    name = primary(files, job)
     try:
         with _hydra_of(files):
-            whole = compose(files.name, _with_search_path(job, files), return_hydra_config=True)
+            whole = compose(name, _with_search_path(job, files), return_hydra_config=True)
+        if not issubclass(OmegaConf.get_type(whole) or dict, files.schema):
+            raise not_built_on_ours(files)
         refuse_targets(whole.hydra)
         composed = copy.deepcopy(whole)
         with open_dict(composed):
@@ -214,7 +189,12 @@ def _compose(job: list[str], files: ConfigFiles) -> Composition:
         # A fresh id was drawn once; from here on it is a plain value.
         composed.run_id = whole.run_id = config.run_id
     except (HydraException, OmegaConfBaseException) as error:
-        raise readable_error(error, job) from error
+        raise readable_error(error, job, files.with_defaults()) from error
+    except RecursionError as error:
+        raise UserError(
+            f"configuration: {files.root} includes itself, expected an end to its defaults; "
+            f"drop the entry"
+        ) from error
     return Composition(config, composed, whole)
 
 

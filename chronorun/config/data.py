@@ -79,7 +79,9 @@ class DataConfig:
     cache_dir: str | None = option(
         None, "folder for tokenised corpora (null: $CHRONORUN_CACHE or the user's cache folder)"
     )
-    synthetic_domains: int = option(2, "planted domains, for source=synthetic", at_least=1)
+    synthetic_domains: int = option(
+        2, "planted domains, for source=synthetic", at_least=1, limit=256
+    )
     synthetic_seed: int = option(0, "seed of the synthetic corpus", at_least=0)
 
     def __post_init__(self) -> None:

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from chronorun.errors import UserError
+
+LARGEST_INTEGER = 2**63 - 1
+"""What NumPy and torch hold: the limit of every integer that declares none."""
+LARGEST_SEED = 2**64 - 1
+"""What torch takes as a seed."""
 
 
 def option(
@@ -22,8 +28,12 @@ def option(
     at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    limit: float | None = None,
 ) -> Any:
-    """Declare a field with its meaning, unit and range (inclusive unless above or below)."""
+    """Declare a field with its meaning, unit and range (inclusive unless above or below).
+
+    ``limit`` is what machines take at most, far beyond what anyone needs: not worth a word in help.
+    """
     metadata = {
         "help": help,
         "unit": unit,
@@ -31,6 +41,7 @@ def option(
         "at_most": at_most,
         "above": above,
         "below": below,
+        "limit": limit,
     }
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -41,8 +52,12 @@ def describe_range(metadata: Any) -> str:
     """Write a field's range for people, such as ``> 0 and <= 1``; empty when it has none."""
     signs = (("at_least", ">="), ("above", ">"), ("at_most", "<="), ("below", "<"))
     return " and ".join(
-        f"{sign} {metadata[key]:g}" for key, sign in signs if metadata.get(key) is not None
+        f"{sign} {_written(metadata[key])}" for key, sign in signs if metadata.get(key) is not None
     )
+
+
+def _written(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def check_ranges(config: Any, group: str) -> None:
@@ -54,9 +69,14 @@ def check_ranges(config: Any, group: str) -> None:
         value = getattr(config, field.name)
         if not field.metadata or isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        bounds = field.metadata
+        bounds: Mapping[str, Any] = field.metadata
+        limit = bounds["limit"]
+        if limit is None and isinstance(value, int):
+            limit = LARGEST_INTEGER
+        if limit is not None and value > limit and bounds["at_most"] is bounds["below"] is None:
+            bounds = {**bounds, "at_most": limit}
         outside = (
-            not math.isfinite(value)
+            (isinstance(value, float) and not math.isfinite(value))
             or (bounds["at_least"] is not None and value < bounds["at_least"])
             or (bounds["at_most"] is not None and value > bounds["at_most"])
             or (bounds["above"] is not None and value <= bounds["above"])

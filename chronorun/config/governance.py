@@ -67,4 +67,4 @@ class GovernanceConfig(ControlConfig):
     priors_from: str | None = option(
         None, "run folder (or priors file) whose experience this run starts from"
     )
-    lens_rank: int = option(8, "rank of the lens's low-rank residual", at_least=1)
+    lens_rank: int = option(8, "rank of the lens's low-rank residual", at_least=1, limit=65_536)

@@ -107,7 +107,7 @@ class LifecycleConfig:
         3, "how long a new expert is left alone", unit="checkpoints", at_least=1
     )
     basin_window_size: int = option(
-        50, "history kept of each expert", unit="checkpoints", at_least=2
+        50, "history kept of each expert", unit="checkpoints", at_least=2, limit=10_000_000
     )
 
     spawn_enabled: bool = option(True, "add experts to starving layers")
@@ -266,7 +266,9 @@ class LifecycleConfig:
     suspect_patience: int = option(
         2, "an expert is suspect so long before the alert", unit="checkpoints", at_least=1
     )
-    probe_batch_size: int = option(8, "size of the probe batch", unit="sequences", at_least=1)
+    probe_batch_size: int = option(
+        8, "size of the probe batch", unit="sequences", at_least=1, limit=1_048_576
+    )
 
     child_moments: ChildMoments = option(
         ChildMoments.zero_m, "optimizer state of a new expert (zero_no_rewarm: the bad example)"

@@ -38,15 +38,20 @@ class GateChoice(Enum):
 class ModelConfig:
     """GPT with Mixture-of-Experts layers."""
 
-    n_layers: int = option(4, "transformer blocks", at_least=1)
-    d_model: int = option(128, "width of the residual stream", at_least=8)
-    n_heads: int = option(4, "attention heads", at_least=1)
-    context_length: int = option(128, "longest sequence", unit="tokens", at_least=8)
-    d_ff: int | None = option(
-        None, "hidden width of one expert and of dense MLPs (null: 4 d_model)", at_least=1
+    n_layers: int = option(4, "transformer blocks", at_least=1, limit=10_000)
+    d_model: int = option(128, "width of the residual stream", at_least=8, limit=65_536)
+    n_heads: int = option(4, "attention heads", at_least=1, limit=65_536)
+    context_length: int = option(
+        128, "longest sequence", unit="tokens", at_least=8, limit=1_048_576
     )
-    num_experts: int = option(8, "experts per MoE layer at the start", at_least=1)
-    top_k: int = option(2, "experts each token is sent to", at_least=1)
+    d_ff: int | None = option(
+        None,
+        "hidden width of one expert and of dense MLPs (null: 4 d_model)",
+        at_least=1,
+        limit=1_048_576,
+    )
+    num_experts: int = option(8, "experts per MoE layer at the start", at_least=1, limit=65_536)
+    top_k: int = option(2, "experts each token is sent to", at_least=1, limit=65_536)
     moe_stride: int = option(1, "every n-th block has an MoE layer", at_least=1)
     dropout: float = option(0.0, "dropout after attention and MLP", at_least=0.0, below=1.0)
 
@@ -98,12 +103,14 @@ class RouterConfig:
         "tokens an expert may take in training, over its even share of a micro-batch (of each "
         "process; null: dropless)",
         above=0.0,
+        limit=65_536.0,
     )
     eval_capacity_factor: float | None = option(
         None,
         "the same in evaluation, probe and sampling, over its even share of a batch there "
         "(null: dropless, so that a loss does not depend on how it is cut into batches)",
         above=0.0,
+        limit=65_536.0,
     )
 
     def __post_init__(self) -> None:

@@ -14,8 +14,8 @@ class TelemetryConfig:
 
     enabled: bool = option(True, "record routing and write snapshots")
     write_events: bool = option(True, "write routing_events.jsonl (one line per step and layer)")
-    token_types: int = option(256, "token-type buckets of a basin", at_least=2)
-    position_buckets: int = option(16, "position buckets of a basin", at_least=1)
+    token_types: int = option(256, "token-type buckets of a basin", at_least=2, limit=1_048_576)
+    position_buckets: int = option(16, "position buckets of a basin", at_least=1, limit=1_048_576)
 
     def __post_init__(self) -> None:
         check_ranges(self, "telemetry")
@@ -40,7 +40,9 @@ class WandbConfig:
     )
     group: str | None = option(None, "group the run belongs to (null: WANDB_RUN_GROUP)")
     job_type: str | None = option(None, "job type within the group (null: WANDB_JOB_TYPE)")
-    start_timeout_s: float = option(5.0, "longest wait at the start", unit="s", above=0.0)
+    start_timeout_s: float = option(
+        5.0, "longest wait at the start", unit="s", above=0.0, limit=86_400.0
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "tracking.wandb")

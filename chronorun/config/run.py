@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from chronorun.config.data import DataConfig, TokenizerConfig
 from chronorun.config.edits import EditsConfig
-from chronorun.config.fields import check_ranges, option
+from chronorun.config.fields import LARGEST_SEED, check_ranges, option
 from chronorun.config.governance import GovernanceConfig
 from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.config.model import ModelConfig, RouterConfig
@@ -24,7 +24,9 @@ RESERVED_RUN_IDS = ("run", "bench", "multirun")
 class RunConfig:
     """Everything that defines one training run."""
 
-    seed: int = option(0, "seed of weights, batches and every other draw", at_least=0)
+    seed: int = option(
+        0, "seed of weights, batches and every other draw", at_least=0, limit=LARGEST_SEED
+    )
     run_id: str = option("", "name of the run and of its folder (a fresh one if not given)")
     output_dir: str = option("outputs", "folder that holds the run folders")
     resume: str | None = option(

@@ -59,19 +59,30 @@ class TrainingConfig:
     """Steps, batches, evaluation, checkpoints, device."""
 
     max_steps: int = option(500, "optimizer steps", unit="steps", at_least=1)
-    batch_size: int = option(16, "sequences of one step", unit="sequences", at_least=1)
+    batch_size: int = option(
+        16, "sequences of one step", unit="sequences", at_least=1, limit=1_048_576
+    )
     grad_accum_steps: int = option(
         1,
         "micro-batches one step is cut into; loss and gradients are those of the whole batch (for "
         "the balancing loss its routing is counted first, in a pass without gradients: up to a "
         "third more work; router.capacity_factor limits each micro-batch by itself)",
         at_least=1,
+        limit=1_048_576,
     )
     eval_interval: int = option(
-        20, "steps between evaluation checkpoints (snapshot, controller)", unit="steps", at_least=1
+        20,
+        "steps between evaluation checkpoints (snapshot, controller)",
+        unit="steps",
+        at_least=1,
+        limit=10_000_000,
     )
-    eval_batches: int = option(4, "fixed validation batches per evaluation", at_least=1)
-    final_eval_batches: int = option(32, "fixed validation batches at the end", at_least=1)
+    eval_batches: int = option(
+        4, "fixed validation batches per evaluation", at_least=1, limit=1_000_000
+    )
+    final_eval_batches: int = option(
+        32, "fixed validation batches at the end", at_least=1, limit=1_000_000
+    )
     checkpoint_interval: int = option(
         200, "steps between saved checkpoints (0: only the last)", unit="steps", at_least=0
     )
@@ -84,6 +95,7 @@ class TrainingConfig:
         "CPU threads (null: OMP_NUM_THREADS, else the cores that this process may use; the "
         "processes of one machine share them)",
         at_least=1,
+        limit=4096,
     )
 
     def __post_init__(self) -> None:

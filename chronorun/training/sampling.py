@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from yaml import YAMLError
 
+from chronorun.config.fields import LARGEST_SEED
 from chronorun.config.run import RunConfig
 from chronorun.data import Tokenizer, load_tokenizer
 from chronorun.errors import StorageError, UserError
@@ -23,6 +24,9 @@ from chronorun.training.checkpoint import (
 )
 from chronorun.training.heartbeat import attach_lens
 from chronorun.training.packing import unpack
+
+LOWEST_TEMPERATURE = 1e-30
+"""Above 0, what logits in float32 can be divided by."""
 
 
 def read_run_config(run_dir: Path) -> RunConfig:
@@ -137,9 +141,18 @@ def sample_text(
     for name, value, least in (("tokens", max_tokens, 1), ("top_k", top_k, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"sample: {name}={value}, expected >= {least}; choose another value")
+    if seed > LARGEST_SEED:
+        raise UserError(
+            f"sample: seed={seed}, expected >= 0 and <= {LARGEST_SEED}; choose another value"
+        )
     if not temperature >= 0:
         raise UserError(
             f"sample: temperature={temperature:g}, expected >= 0; use 0 for the likeliest token"
+        )
+    if 0 < temperature < LOWEST_TEMPERATURE:
+        raise UserError(
+            f"sample: temperature={temperature:g}, expected 0 or >= {LOWEST_TEMPERATURE:g}; "
+            f"use 0 for the likeliest token"
         )
     model, tokenizer, config = load_run_model(run_dir, checkpoint)
     # A model needs something to look at: an empty prompt starts after a line end.

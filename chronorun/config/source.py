@@ -1,0 +1,37 @@
+"""Where Hydra's config files are read: its own source for folders, with our reader.
+
+Hydra is imported here at once; import this module where Hydra is needed anyway.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra._internal.core_plugins import file_config_source
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult
+
+from chronorun.config.yaml_files import read_yaml
+
+
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's source of ``file://``; it keeps the name, by which Hydra tells sources apart."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return a file's content and header. Raises UserError naming file and line."""
+        name = self._normalize_file_name(config_path)
+        full = Path(self.path, name)
+        if not full.exists():
+            raise ConfigLoadError(f"Config not found : {full}")
+        header, config = read_yaml(full)
+        return ConfigResult(
+            config=config,
+            path=f"{self.scheme()}://{self.path}",
+            provider=self.provider,
+            header=header,
+        )
+
+
+def install() -> None:
+    """Let Hydra read config files through this source (again is harmless)."""
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource

@@ -158,7 +158,10 @@ class _Replayer:
         self.transitions = LineStream(run, "expert_transitions")
         self.decisions = LineStream(run, "lifecycle_decisions")
         self.scenario = LineStream(run, "scenario_events")
-        self.is_over = bool(run.json("summary.json").get("logs"))
+        summary = run.json("summary.json")
+        self.is_over = bool(summary.get("logs"))
+        # Its end wrote a line for every decision that was still waiting.
+        self.is_completed = summary.get("status") == "completed"
         self.alerts = AlertHistory()
         self.policy = PolicyState()
         self.books = Books(config.n_layers, config.n_experts, config.lifecycle)
@@ -405,7 +408,7 @@ class _Replayer:
             f"{d.action} {d.expert_id} (decided at step {d.step})" for d in waiting
         ]
         for decision in waiting:
-            if self.decisions.peek() is not None:
+            if self.is_completed or self.decisions.peek() is not None:
                 self._check_decision(decision)
 
     def _check_transitions(self, step: int) -> None:

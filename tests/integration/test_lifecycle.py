@@ -247,6 +247,7 @@ def test_a_corrupted_child_is_rolled_back(chronorun: Chronorun, tmp_path: Path) 
         chronorun,
         tmp_path,
         "bad",
+        "router=unbalanced",  # a hog is split at once, on any processor
         "scenario=bad_edit",
         "scenario.start_step=60",
         "lifecycle=aggressive",

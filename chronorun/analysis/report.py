@@ -11,6 +11,7 @@ from chronorun.analysis.report_fields import shown
 from chronorun.analysis.report_sections import family, headline, layers, losses, population
 from chronorun.analysis.report_style import style
 from chronorun.analysis.report_table import decisions
+from chronorun.config.pasting import path_word
 from chronorun.core.files import write_atomically
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -40,7 +41,8 @@ def render(data: RunData, run: Run) -> str:
 def _footer(run: Run) -> str:
     notices = "".join(f"<li>{shown(line)}</li>" for line in run.notices.lines)
     listed = f"<ul>{notices}</ul>" if notices else ""
+    command = f"chronorun inspect {path_word(run.folder)}"
     return (
         f"<footer>Written by chronorun {__version__} from the logs in {shown(str(run.folder))}. "
-        f"Ask further: <code>chronorun inspect {shown(str(run.folder))}</code>{listed}</footer>"
+        f"Ask further: <code>{shown(command)}</code>{listed}</footer>"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from chronorun.cli.terminal import warn
 from chronorun.config.bench import BenchRunConfig
 from chronorun.config.compose import compose_checked
 from chronorun.config.overrides import parse_overrides
+from chronorun.config.pasting import command_line
 from chronorun.core.launch import find_place
 from chronorun.core.lock import exclusive
 from chronorun.errors import RunInterrupted, UserError
@@ -60,7 +60,7 @@ def bench_command(arguments: Sequence[str]) -> int:
     if call.shows_only:
         hydra_bridge.run(call, bench_job, files)
         return 0
-    command = shlex.join(["chronorun", "bench", *arguments])
+    command = command_line(["chronorun", "bench", *arguments])
     return _bench(call, files, given, composition, command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import traceback
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from chronorun.analysis.bench_results import FILE, JobResult, Status, read_resul
 from chronorun.analysis.comparisons import LIFECYCLE
 from chronorun.cli.bench_sweep import DIMENSIONS
 from chronorun.config.bench import FOLLOWERS, OnError
+from chronorun.config.run import plain_name
 from chronorun.core.files import write_atomically
 from chronorun.errors import RunInterrupted, StorageError
 
@@ -216,12 +216,11 @@ class _Job:
         from chronorun.config.run import RunConfig
 
         sweep = self.run_dir.parent.name
-        run_id = re.sub(r"[^A-Za-z0-9._+-]", "-", f"{sweep}-{self.run_dir.name}")[-150:]
         wandb = self.composed.tracking.wandb
         if not wandb.group and not os.environ.get("WANDB_RUN_GROUP"):
             wandb.group = sweep
         wandb.job_type = wandb.job_type or self.arm
-        self.composed.run_id = run_id.lstrip("._+-")
+        self.composed.run_id = plain_name(f"{sweep}-{self.run_dir.name}")
         if has_checkpoints(self.run_dir):
             self.composed.resume = "auto"
         else:

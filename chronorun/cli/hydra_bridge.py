@@ -134,6 +134,7 @@ def run(
     """
     from hydra._internal.utils import _run_hydra
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     register()
     call.arguments.overrides = list(call.overrides)
@@ -151,7 +152,7 @@ def run(
             )
     except StopSweep as stop:
         raise RunInterrupted(*stop.args) from None
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise readable_error(error, call.overrides, files.with_defaults()) from error
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chronorun.config.describe import flatten, show_value
 from chronorun.config.gates import is_deaf, saved_orders
 from chronorun.config.overrides import parse_overrides, quoted
-from chronorun.config.run import RunConfig
+from chronorun.config.run import RunConfig, is_plain, plain_name
 from chronorun.errors import StorageError, UserError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def continuation(overrides: Sequence[str]) -> Continuation | None:
 
     Raises UserError when the run to continue is not named or not there.
     """
-    given = {item.get_key_element(): item.value() for item in parse_overrides(overrides)}
+    given = {item.get_key_element(): _literal(item.value()) for item in parse_overrides(overrides)}
     resume = given.get("resume")
     if resume is None:
         return None
@@ -68,7 +68,7 @@ def continuation(overrides: Sequence[str]) -> Continuation | None:
         place: list[str] = []
     else:
         run_dir = run_folder_of(Path(str(resume)))
-        place = [f"run_id={quoted(run_dir.name)}", f"output_dir={quoted(str(run_dir.parent))}"]
+        place = _place(run_dir)
         for key, value in (("run_id", run_dir.name), ("output_dir", str(run_dir.parent))):
             if key in given and str(given[key]) != value:
                 raise UserError(
@@ -79,6 +79,29 @@ def continuation(overrides: Sequence[str]) -> Continuation | None:
         # Before anything else is said of its gates, which it may hold as an override.
         _refuse_deaf_router(flatten(_saved_config(path)), path)
     return Continuation(run_dir, _merge(_saved_overrides(run_dir), [*overrides, *place]))
+
+
+def _literal(value: Any) -> Any:
+    """Return a value as the configuration reads it: text may refer to the environment."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    try:
+        return OmegaConf.create({"value": value})["value"]
+    except OmegaConfBaseException:
+        return value
+
+
+def _place(run_dir: Path) -> list[str]:
+    """Return the overrides that lead to a run's folder."""
+    place = [f"output_dir={quoted(str(run_dir.parent))}"]
+    if is_plain(run_dir.name):
+        return [*place, f"run_id={quoted(run_dir.name)}"]
+    # A folder that the user's hydra.run.dir or hydra.sweep.subdir named.
+    run_id = saved_run_id(run_dir) or plain_name(run_dir.name)
+    return [*place, f"run_id={quoted(run_id)}", f"hydra.run.dir={quoted(str(run_dir))}"]
 
 
 def run_folder_of(path: Path) -> Path:

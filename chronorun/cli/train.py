@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chronorun import __version__
 from chronorun.cli.terminal import warn
 from chronorun.config.overrides import parse_overrides, unnamed
+from chronorun.config.run import plain_name
 from chronorun.core.launch import Place, find_place
 from chronorun.errors import NonFiniteError, RanksDisagreeError, RunInterrupted, UserError
 
@@ -215,7 +215,7 @@ def _check_place(call: HydraCall, composition: Composition, resumed: Path | None
     if (
         not call.multirun
         and config.resume is not None
-        and not hydra.run.dir == str(Path(config.output_dir) / config.run_id)
+        and run_dir != (resumed or Path(config.output_dir) / config.run_id)
     ):
         raise UserError(
             f"resume: hydra.run.dir={run_dir}, expected the folder of the run that is continued; "
@@ -244,7 +244,7 @@ def train_job(composed: DictConfig, processes: Processes | None = None) -> float
     # Trackers tell runs apart by their id: a job of a sweep carries the sweep's name, too.
     name = f"{run_dir.parent.name}-{run_dir.name}" if in_sweep() else run_dir.name
     # A folder that the user's hydra.run.dir or hydra.sweep.subdir named may hold other characters.
-    composed.run_id = re.sub(r"[^A-Za-z0-9._+-]", "-", name)[-150:].lstrip("._+-")
+    composed.run_id = plain_name(name)
     if composed.resume is not None:
         # Logs and trackers go on under the name they began with, wherever the folder is now.
         composed.run_id = saved_run_id(run_dir) or composed.run_id

@@ -53,12 +53,28 @@ class RunConfig:
             raise UserError(
                 "configuration: output_dir is empty, expected a folder; name one, such as outputs"
             )
+        if "${" in self.output_dir:
+            # Hydra would look for what it refers to wherever the folder's name is used.
+            raise UserError(
+                f"configuration: output_dir={self.output_dir}, expected a folder without ${{ in "
+                f"its name; choose another folder"
+            )
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a folder's name can be a run id."""
+    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,149}", name)
+    return plain is not None and name.lower() not in RESERVED_RUN_IDS
+
+
+def plain_name(name: str) -> str:
+    """Return the run id of a run in a folder of any name."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", name)[-150:].lstrip("._+-")
 
 
 def check_run_id(run_id: str) -> None:
     """Refuse a run id that is reserved or no plain folder name: it must not leave output_dir."""
-    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,149}", run_id)
-    if plain is None or run_id.lower() in RESERVED_RUN_IDS:
+    if not is_plain(run_id):
         raise UserError(
             f"configuration: run_id={run_id}, expected letters, digits and . _ - + (not "
             f"{', '.join(RESERVED_RUN_IDS)}; at most 150 characters); choose another name"

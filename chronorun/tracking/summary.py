@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from chronorun.config.pasting import path_word, resume_command
 from chronorun.tracking.text import one_line
 
 LABEL_WIDTH = 17
@@ -129,13 +129,13 @@ def summary_rows(
 
 def next_commands(summary: Mapping[str, Any]) -> list[str]:
     """Return commands worth trying after this run; none after a failure."""
-    folder = shlex.quote(_short_folder(str(summary.get("run_dir", "outputs/run"))))
+    folder = _short_folder(str(summary.get("run_dir", "outputs/run")))
     if summary.get("status") == "interrupted":
-        return [f"chronorun train resume={folder}"]
+        return [resume_command(folder)]
     if summary.get("status") != "completed":
         return []
     return [
-        f'chronorun sample {folder} --prompt "def "',
+        f'chronorun sample {path_word(folder)} --prompt "def "',
         "chronorun train router=loss_free",
         "chronorun train scenario=collapse scenario.severity=severe",
     ]

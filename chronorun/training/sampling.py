@@ -11,6 +11,7 @@ from torch import Tensor
 from yaml import YAMLError
 
 from chronorun.config.fields import LARGEST_SEED
+from chronorun.config.pasting import resume_command
 from chronorun.config.run import RunConfig
 from chronorun.data import Tokenizer, load_tokenizer
 from chronorun.errors import StorageError, UserError
@@ -56,7 +57,7 @@ def _pick_checkpoint(run_dir: Path, which: str) -> Checkpoint:
         reason = f" ({notices[0]})" if notices else ""
         raise StorageError(
             f"run: {run_dir} holds no usable checkpoint{reason}, expected checkpoints/step_*; "
-            f"train it further with chronorun train resume={run_dir}"
+            f"train it further with {resume_command(run_dir)}"
         )
     best = last.state.get("best")
     if which == "last" or not best:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from chronorun.config.pasting import resume_command
 from chronorun.config.run import RunConfig
 from chronorun.core.processes import ALONE, Processes, digest_plain, digest_tensors
 from chronorun.data import TokenizedCorpus, domain_batches, fixed_batches
@@ -246,7 +247,7 @@ class Trainer:
             stop.ask(signal_number)
             raise RunInterrupted(
                 f"interrupted after step {self.step}: everything is saved; "
-                f"continue with: chronorun train resume={self.run_dir}",
+                f"continue with: {resume_command(self.run_dir)}",
                 signal_number,
             )
 

@@ -2,7 +2,7 @@
 
 The scripts ask ``chronorun _complete WORDS...`` (the last word is the one at the cursor), which
 answers in whole words (``router=topk``). bash splits words at ``=`` and ``:``, so its script reads
-the line itself, and cuts off what bash takes as done.
+the line itself, undoes its quoting, cuts off what bash takes as done, and quotes the rest likewise.
 """
 
 from __future__ import annotations
@@ -81,25 +81,53 @@ FLAG_VALUES = {
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
     "-i": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
     "--checkpoint": ("last", "best"),
+    "--action": ("MERGE", "PRUNE", "REVIVE", "ROLLBACK", "SPAWN", "SPLIT"),
 }
 FOLDER_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
 
-_BASH = """\
-# bash completion for chronorun: eval "$(chronorun completion bash)"
+_BASH = r"""# bash completion for chronorun: eval "$(chronorun completion bash)"
 _chronorun_complete() {
-    local line="${COMP_LINE:0:COMP_POINT}" word="" taken="" item=""
-    local -a words
-    read -ra words <<< "$line"
-    if [[ "$line" == *[[:space:]] ]]; then words+=(""); fi
-    word="${words[${#words[@]}-1]}"
+    local line="${COMP_LINE:0:COMP_POINT}" word="" quote="" char="" item="" rest=""
+    local -i i=0 begun=0 taken=0
+    local -a words=() found=()
+    # Words as the shell will read them. Of the last one bash replaces what follows an opened quote,
+    # a closed one or a word break: the first $taken characters stay as they were typed.
+    for ((i = 0; i < ${#line}; i++)); do
+        char="${line:i:1}"
+        if [[ "$quote" == "'" || ( "$quote" == '"' && "$char" != "\\" ) ]]; then
+            if [[ "$char" == "$quote" ]]; then quote="" taken=${#word}; else word+="$char"; fi
+        elif [[ "$char" == "\\" ]]; then
+            i+=1 begun=1
+            word+="${line:i:1}"
+        elif [[ "$char" == [\"\'] ]]; then
+            quote="$char" taken=${#word} begun=1
+        elif [[ "$char" == [[:space:]] ]]; then
+            if ((begun)); then words+=("$word"); fi
+            word="" begun=0 taken=0
+        else
+            word+="$char" begun=1
+            if [[ "$char" == [=:] && "$COMP_WORDBREAKS" == *"$char"* ]]; then taken=${#word}; fi
+        fi
+    done
+    words+=("$word")
     COMPREPLY=()
     while IFS= read -r item; do
-        COMPREPLY+=("$item")
-    done < <("${words[0]/#\\~/$HOME}" _complete "${words[@]:1}" 2>/dev/null)
-    # bash replaces only what follows the last of these characters.
-    if [[ "$word" == *=* && "$COMP_WORDBREAKS" == *=* ]]; then taken="${word%"${word##*=}"}"; fi
-    if [[ "$word" == *:* && "$COMP_WORDBREAKS" == *:* ]]; then taken="${word%"${word##*[=:]}"}"; fi
-    COMPREPLY=("${COMPREPLY[@]#"$taken"}")
+        rest="${item:taken}"
+        case "$quote" in
+            "'") if [[ "$rest" == *"'"* ]]; then continue; fi ;;
+            '"') rest="${rest//\\/\\\\}" rest="${rest//\"/\\\"}"
+                rest="${rest//\$/\\\$}" rest="${rest//\`/\\\`}" ;;
+            *)  if [[ "$rest" == "~"* ]]; then
+                    printf -v rest "~%q" "${rest:1}"
+                elif [[ -n "$rest" ]]; then
+                    printf -v rest "%q" "$rest"
+                fi
+                rest="${rest//\\,/,}"
+                # Of an override these are a list, and no pattern.
+                if [[ "$item" == *=* ]]; then rest="${rest//\\[/[}" rest="${rest//\\]/]}"; fi ;;
+        esac
+        COMPREPLY+=("$rest")
+    done < <("${words[0]/#\~/$HOME}" _complete "${words[@]:1}" 2>/dev/null)
     if [[ "${COMPREPLY[*]}" == *[=./] ]]; then compopt -o nospace 2>/dev/null; fi
 }
 complete -F _chronorun_complete chronorun

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 
 from chronorun.cli.app import app
-from chronorun.cli.completion import COMMANDS, complete, script
+from chronorun.cli.completion import COMMANDS, FLAG_VALUES, complete, script
 from chronorun.cli.hydra_bridge import parse
 from chronorun.config.paths import group_options
 from chronorun.errors import UserError
@@ -97,3 +101,50 @@ def test_the_shell_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch
     assert str(caught.value) == (
         "completion: shell=tcsh, expected one of bash, fish, zsh; name your shell"
     )
+
+
+QUOTED = [
+    ("chronorun inspect my", "my\\ run/"),
+    ("chronorun inspect 'my", "my run/"),
+    ('chronorun inspect "my', "my run/"),
+    ("chronorun inspect my\\ r", "my\\ run/"),
+    ("chronorun inspect my\\ run/", "my\\ run/metrics.jsonl"),
+    ("chronorun inspect 'my run'/m", "/metrics.jsonl"),
+    ("chronorun inspect it", "it\\'s/"),
+    ('chronorun inspect "a', "a\\$b/"),
+    ("chronorun inspect [o", "\\[old\\]/"),
+    ("chronorun inspect back", "back\\\\slash/"),
+    ("chronorun train router=topk,un", "topk,unbalanced"),
+    ("chronorun train data.files=[my", "[my\\ run/"),
+    ("chronorun train resume='my", "my run/"),
+    ("chronorun inspect x --action SP", "SPAWN SPLIT"),
+]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_gets_words_that_are_quoted_as_the_line_is(tmp_path: Path) -> None:
+    for name in ("my run", "it's", "a$b", "[old]", "back\\slash"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "my run" / "metrics.jsonl").touch()
+    (tmp_path / "chronorun").write_text(f'exec {sys.executable} -m chronorun "$@"\n')
+    (tmp_path / "chronorun").chmod(0o755)
+    asked = "\n".join(
+        f"COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)}; _chronorun_complete; "
+        f'echo "${{COMPREPLY[*]}}"'
+        for line, _ in QUOTED
+    )
+    breaks = "COMP_WORDBREAKS=$' \\t\\n\"\\'><=;|&(:'"
+    done = subprocess.run(
+        ["bash", "-c", f'PATH="$PWD:$PATH"\n{script("bash")}\n{breaks}\n{asked}'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [found for _, found in QUOTED]
+
+
+def test_the_actions_of_inspect_are_those_of_the_lifecycle() -> None:
+    from chronorun.lifecycle import Action
+
+    assert set(FLAG_VALUES["--action"]) == {action.value for action in Action}

@@ -57,7 +57,8 @@ class DataConfig:
         DomainBy.file, "what is a domain of its own, for source=text (conf/data/text.yaml: none)"
     )
     errors: DecodingErrors = option(
-        DecodingErrors.strict, "bytes that are not UTF-8, for source=text: refused or replaced"
+        DecodingErrors.strict,
+        "bytes that are not UTF-8, for texts of source=text: refused or replaced",
     )
     path: str | None = option(None, "data set of the Hub or folder of one, for source=hub")
     name: str | None = option(None, "configuration of that data set, for source=hub")
@@ -86,6 +87,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "data")
+        if self.val_fraction + self.probe_fraction > 0.8:
+            raise UserError(
+                f"configuration: data.val_fraction={self.val_fraction} and data.probe_fraction="
+                f"{self.probe_fraction} together, expected at most 0.8; lower one of the two"
+            )
         if self.source is Source.text and not self.files:
             raise UserError(
                 "configuration: data.files is empty, expected one or more files for data=text; "

@@ -53,8 +53,8 @@ def _normalised(override: Override) -> Override:
     if override.is_sweep_override():
         return _one_file_each(override)
     if override.key_or_group == "data.files" and isinstance(value, str):
-        # An interpolation may stand for a list.
-        return override if "${" in value else _parse(f"{key}=[{quoted(value)}]")
+        # An interpolation may stand for a list; with a backslash it is none.
+        return override if "${" in value.replace("\\${", "") else _parse(f"{key}=[{quoted(value)}]")
     if override.key_or_group == "run_id" and isinstance(value, bool | int | float):
         return _parse(f"{key}={quoted(override.get_value_string().strip())}")
     return override

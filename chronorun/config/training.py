@@ -66,7 +66,8 @@ class TrainingConfig:
         1,
         "micro-batches one step is cut into; loss and gradients are those of the whole batch (for "
         "the balancing loss its routing is counted first, in a pass without gradients: up to a "
-        "third more work; router.capacity_factor limits each micro-batch by itself)",
+        "third more work; router.capacity_factor limits each micro-batch by itself, "
+        "and dropout and router noise draw other numbers)",
         at_least=1,
         limit=1_048_576,
     )

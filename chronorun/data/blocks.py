@@ -25,8 +25,26 @@ def block_bytes(domain_bytes: int, config: DataConfig) -> int:
     A split takes no block that overshoots its quota by half, so that larger ones would leave it
     empty; smaller ones would break the text more often than need be.
     """
-    fraction = min(config.val_fraction, config.probe_fraction)
+    fraction = min(
+        config.val_fraction,
+        config.probe_fraction,
+        1.0 - config.val_fraction - config.probe_fraction,
+    )
     return max(1, min(_LARGEST_BLOCK, quota_bytes(domain_bytes, fraction) // 3))
+
+
+def streamed_fractions(config: DataConfig) -> tuple[float, float]:
+    """Return the shares of val and probe in a streamed corpus, a thousandth at least."""
+    return max(0.001, config.val_fraction), max(0.001, config.probe_fraction)
+
+
+def streamed_block_bytes(least_bytes: int, config: DataConfig) -> int:
+    """Return the size of the blocks of a streamed corpus of ``least_bytes`` or more.
+
+    Chance decides where each goes: the smallest split is to get 16 of them, so that it is not left
+    without any.
+    """
+    return max(1, min(_LARGEST_BLOCK, int(min(streamed_fractions(config)) * least_bytes) // 16))
 
 
 def cut_blocks(text: str, n_bytes: int | None = None) -> list[str]:

@@ -52,9 +52,10 @@ class TokenSplit:
     def domain_tokens(self, domain: str) -> Tokens:
         """Return the tokens of one domain. Raises UserError for a domain that is not there."""
         if domain not in self.spans:
+            pooled = list(self.spans) == ["text"]
+            cure = "add data.domain_by=file" if pooled else "choose a domain of this corpus"
             raise UserError(
-                f"data: domain={domain}, expected one of {', '.join(sorted(self.spans))}; "
-                f"choose a domain of this corpus"
+                f"data: domain={domain}, expected one of {', '.join(sorted(self.spans))}; {cure}"
             )
         start, stop = self.spans[domain]
         return self.tokens[start:stop]
@@ -161,6 +162,7 @@ def load_corpus(
         "source": module.fingerprint(config),
     }
     if given_tokenizer is not None:
+        load_tokenizer(given_tokenizer)  # to be told now if it is missing or damaged
         identity["given_tokenizer"] = sha256_file(given_tokenizer / TOKENIZER_FILE)
     key = hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()[:24]
     folder = cache_root(config) / f"{config.source.value}-{key}"
@@ -206,20 +208,17 @@ def _make(
     progress: Progress,
 ) -> None:
     with _storage_errors_of(folder.parent), _workplace(folder) as work:
-        scratch = work / ".scratch"
-        scratch.mkdir(exist_ok=True)
-        reading = source_module(config.source).read(config, scratch)
+        reading = source_module(config.source).read(config)
 
         def check(split_bytes: dict[str, dict[str, int]]) -> None:
             check_bytes(split_bytes, config, tokenizer, min_tokens)
 
         make_entry(work, reading, config, tokenizer, check, progress, given_tokenizer)
-        shutil.rmtree(scratch)
         if folder.exists() and _open(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
         try:
-            (work / LOCK_FILE).unlink(missing_ok=True)
             work.rename(folder)
+            (folder / LOCK_FILE).unlink(missing_ok=True)
         except OSError:
             # Another process was faster; its entry is the same.
             if _open(folder) is None:
@@ -272,8 +271,9 @@ def _storage_errors_of(root: Path) -> Iterator[None]:
         raise
     except OSError as error:
         why = error.strerror or str(error).splitlines()[0]
-        if error.errno in (None, errno.ENOSPC, errno.EDQUOT):
-            why = f"{why}; the disk may be full"
+        # Without a number it is a write that came out short.
+        full = error.errno in (None, errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space or set" if full else "set"
         raise StorageError(
-            f"cache: {root} cannot be written ({why}); free some space or set data.cache_dir=FOLDER"
+            f"cache: {root} cannot be written ({why}); {advice} data.cache_dir=FOLDER"
         ) from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from chronorun.config.data import DataConfig
-from chronorun.data.blocks import block_bytes, cut_blocks, quota_bytes
+from chronorun.data.blocks import block_bytes, cut_blocks, quota_bytes, streamed_fractions
 
 SPLITS = ("train", "val", "probe")
 
@@ -155,9 +155,10 @@ def split_by_hash(name: str, config: DataConfig) -> str:
     the shares come out as asked for, and nothing needs to be remembered of the others.
     """
     uniform = int.from_bytes(_rank(name, config)[:8], "big") / 2**64
-    if uniform < config.val_fraction:
+    val, probe = streamed_fractions(config)
+    if uniform < val:
         return "val"
-    return "probe" if uniform < config.val_fraction + config.probe_fraction else "train"
+    return "probe" if uniform < val + probe else "train"
 
 
 def hash_documents(documents: Sequence[Document], splits: dict[str, str]) -> str:

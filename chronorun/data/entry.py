@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from chronorun.config.data import DataConfig, TokenizerConfig, TokenizerKind
 from chronorun.core.files import sha256_file, write_atomically
 from chronorun.data.bigram import bigram_nats_per_token
+from chronorun.data.blocks import streamed_block_bytes
 from chronorun.data.documents import (
     SPLITS,
     Document,
@@ -40,8 +41,8 @@ from chronorun.data.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer, 
 FORMAT = 2
 IN_MEMORY_BYTES = 64 << 20
 PROGRESS_FILE = "progress.json"
+_FILES = (*(f"{split}.bin" for split in SPLITS), TOKENIZER_FILE)
 _BATCH_BYTES = 16 << 20
-_STREAMED_BLOCK = 65_536
 # The bigram baseline of a streamed corpus is fitted to this much: counts of pairs take memory.
 _BIGRAM_TOKENS = 8 << 20
 
@@ -102,7 +103,7 @@ def make_entry(
         documents = itertools.chain(head, [rest], stream)
         cutter = _streamed_tokenizer(work, head, config, tokenizer, progress, given_tokenizer)
         meta = _stream(work, documents, reading, config, cutter, progress)
-    names = sorted(p.name for p in work.iterdir() if p.is_file() and not p.name.startswith("."))
+    names = sorted(p.name for p in work.iterdir() if p.name in _FILES)
     meta |= {
         "format": FORMAT,
         "empty_files": reading.empty_files,
@@ -112,7 +113,10 @@ def make_entry(
             for name in names
         },
     }
-    (work / "meta.json").write_bytes(msgspec.json.encode(meta))
+    write_atomically(work / "meta.json", msgspec.json.encode(meta))
+    # Only now is there nothing left that an interrupted start would have to do again.
+    for path in [*work.glob("*.part"), work / PROGRESS_FILE]:
+        path.unlink(missing_ok=True)
 
 
 def _up_to(stream: Iterator[Document], n_bytes: int | None) -> Iterator[Document]:
@@ -188,7 +192,7 @@ def _streamed_tokenizer(
     given: Path | None,
 ) -> Tokenizer:
     """Return the tokenizer of a streamed corpus, trained on the part of its beginning."""
-    if (work / TOKENIZER_FILE).is_file():
+    if (work / PROGRESS_FILE).is_file():
         return load_tokenizer(work)
     if given is not None:
         cutter = load_tokenizer(given)
@@ -198,6 +202,8 @@ def _streamed_tokenizer(
         texts = (d.text for d in head if split_by_hash(d.name, config) == "train")
         cutter = make_tokenizer(tokenizer, texts)
     cutter.save(work)
+    # From here on an interrupted start is kept.
+    write_atomically(work / PROGRESS_FILE, msgspec.json.encode(_Streamed()))
     return cutter
 
 
@@ -212,17 +218,18 @@ def _stream(
     done = _resumed(work)
     if done.documents:
         progress.say(f"going on after {done.n_bytes:,} bytes of text that are tokenised already")
-    expected = config.max_bytes
-    for batch in _batches(itertools.islice(documents, done.documents, None), reading):
+    block = streamed_block_bytes(IN_MEMORY_BYTES, config)
+    rest = () if done.stopped_early else itertools.islice(documents, done.documents, None)
+    for batch in _batches(rest, block if reading.divisible else None):
         _append(work, batch, done, config, cutter)
         write_atomically(work / PROGRESS_FILE, msgspec.json.encode(done))
-        progress.advance(done.n_bytes, expected)
+        progress.advance(done.n_bytes, config.max_bytes)
         if done.stopped_early:
             break
     progress.say("the token files are put together")
     spans, dtype = _join_parts(work, done, _dtype(cutter)), _dtype(cutter)
-    (work / PROGRESS_FILE).unlink()
-    train, val = (np.memmap(work / f"{name}.bin", dtype=dtype, mode="r") for name in SPLITS[:2])
+    train, val = (np.fromfile(work / f"{s}.bin", dtype, _BIGRAM_TOKENS) for s in SPLITS[:2])
+    n_val = (work / "val.bin").stat().st_size // dtype.itemsize
     left_out = done.stopped_early or reading.stopped_early
     return {
         "corpus_hash": done.chain,
@@ -230,10 +237,8 @@ def _stream(
         "dtype": dtype.name,
         "domains": done.domains,
         "splits": spans,
-        "bytes_per_token": done.val_bytes / max(1, len(val)),
-        "bigram_nats": bigram_nats_per_token(
-            np.asarray(train[:_BIGRAM_TOKENS]), np.asarray(val[:_BIGRAM_TOKENS]), cutter.vocab_size
-        ),
+        "bytes_per_token": done.val_bytes / max(1, n_val),
+        "bigram_nats": bigram_nats_per_token(train, val, cutter.vocab_size),
         "taken_bytes": done.n_bytes,
         "offered_bytes": reading.known_bytes or (None if left_out else done.n_bytes),
     }
@@ -257,13 +262,13 @@ def _resumed(work: Path) -> _Streamed:
 
 
 def _batches(
-    documents: Iterable[Document], reading: Reading
+    documents: Iterable[Document], n_bytes: int | None
 ) -> Iterator[list[tuple[Document, list[Document]]]]:
-    """Yield batches of documents, each with the blocks that it is cut into."""
+    """Yield batches of documents, each with its blocks of ``n_bytes`` (None: it stays whole)."""
     batch: list[tuple[Document, list[Document]]] = []
     size = 0
     for document in documents:
-        blocks = list(blocks_of(document, _STREAMED_BLOCK)) if reading.divisible else [document]
+        blocks = [document] if n_bytes is None else list(blocks_of(document, n_bytes))
         batch.append((document, blocks))
         size += document.n_bytes
         if size >= _BATCH_BYTES:
@@ -309,7 +314,7 @@ def _append(
 def _join_parts(
     work: Path, done: _Streamed, dtype: np.dtype[Any]
 ) -> dict[str, dict[str, tuple[int, int]]]:
-    """Write the domains of each split one after the other; a part goes once it is copied."""
+    """Write the domains of each split one after the other, in files beside their parts."""
     spans: dict[str, dict[str, tuple[int, int]]] = {}
     for split in SPLITS:
         spans[split], offset = {}, 0
@@ -322,6 +327,4 @@ def _join_parts(
                 if n_tokens:
                     with part.open("rb") as opened:
                         shutil.copyfileobj(opened, file, 1 << 20)
-    for part in work.glob("*.part"):
-        part.unlink()
     return spans

@@ -38,11 +38,21 @@ class TextFile:
         pieces of 64 KiB; should two files share it, their blocks share splits, which harms nothing.
         """
         digest = hashlib.sha256(str(self.size).encode())
-        with self.path.open("rb") as file:
-            for place in (0, self.size // 2, max(0, self.size - _SAMPLE)):
-                file.seek(place)
-                digest.update(file.read(_SAMPLE))
+        for place in (0, self.size // 2, max(0, self.size - _SAMPLE)):
+            digest.update(self.read(place, _SAMPLE))
         return digest.hexdigest()[:16]
+
+    def read(self, start: int, n_bytes: int) -> bytes:
+        """Return a part of the file. Raises UserError where it cannot be read."""
+        try:
+            with self.path.open("rb") as opened:
+                opened.seek(start)
+                return opened.read(n_bytes)
+        except OSError as error:
+            raise UserError(
+                f"data: files={self.shown} cannot be read ({error.strerror}), expected a text "
+                f"file; check its permissions or remove it from data.files"
+            ) from None
 
 
 def printable(text: str) -> str:
@@ -97,9 +107,12 @@ def _matches(pattern: str) -> Iterator[tuple[Path, os.stat_result]]:
         return
     some = False
     for name in sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207
-        matched = _status(Path(name))
+        try:
+            matched = Path(name).stat()
+        except OSError:
+            continue
         # A glob also matches folders, links to nowhere and pipes.
-        if matched is not None and stat.S_ISREG(matched.st_mode):
+        if stat.S_ISREG(matched.st_mode):
             some = True
             yield Path(os.path.abspath(name)), matched  # noqa: PTH100
     if not some:
@@ -152,13 +165,17 @@ def _kind(mode: int) -> str:
 
 
 def _domains(paths: Sequence[Path], by: DomainBy) -> list[str]:
-    """Return the domain of each file; names are shortened to what tells them apart."""
+    """Return the domain of each file; names are shortened to what tells them apart.
+
+    They do not tell where the files lie, nor by which link: a text that moves stays the same.
+    """
     if by is DomainBy.none:
         return ["text"] * len(paths)
+    paths = [path.resolve() for path in paths]
     root = Path(os.path.commonpath([path.parent for path in paths]))
     if by is DomainBy.folder:
         names = [path.parent.relative_to(root).as_posix() for path in paths]
-        return [printable(root.name or "/" if name == "." else name) for name in names]
+        return [printable(name) for name in names]
     short = [path.name for path in paths]
     whole = [path.relative_to(root).as_posix() for path in paths]
     return [

@@ -91,6 +91,8 @@ def _advice(
     ways = []
     if config.source is Source.text and len(totals) > 1 and _SMALLEST_SHARE * pooled > 1.5 * needed:
         ways.append("add data.domain_by=none")
+    elif split == "train" and config.val_fraction + config.probe_fraction > 0.5:
+        ways.append("lower data.val_fraction and data.probe_fraction")
     elif split != "train" and fraction <= _LARGEST_FRACTION:
         ways.append(f"add data.{split}_fraction={fraction}")
     else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +27,58 @@ def builder_of(path: Path) -> str | None:
     return named or ("text" if compressed else None)
 
 
-def texts_of_file(file: TextFile, config: DataConfig, workdir: Path) -> Iterator[str]:
+def texts_of_file(file: TextFile, config: DataConfig) -> Iterator[str]:
     """Yield the rows of a file, or a compressed text in pieces of about a megabyte.
 
     Raises UserError in one line for a file that cannot be read as what its name says it is.
     """
     builder = builder_of(file.path)
-    assert builder is not None
-    # The library takes names for patterns and addresses; a link of ours holds none of that.
-    workdir.mkdir(parents=True, exist_ok=True)
     suffixes = [s for s in file.path.suffixes[-2:] if s.lower() in (*_COMPRESSED, *_BUILDERS)]
-    link = workdir / f"file{''.join(suffixes).lower()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(file.path)
-    options: dict[str, Any] = {}
-    if builder == "text":
-        options = {"keep_linebreaks": True, "encoding_errors": config.errors.value}
-    what = f"files={file.shown}"
+    what, kind = f"files={file.shown}", "".join(suffixes)
+    if file.path.with_suffix("").suffix.lower() == ".tar":
+        raise UserError(
+            f"data: {what} is an archive of files, expected a compressed text; "
+            f"unpack it and name the files in it"
+        )
     try:
-        rows = open_rows(builder, data_files=str(link), cache_dir=str(workdir), **options)
         if builder == "text":
-            yield from _pieces(row["text"] for row in rows)
+            yield from _pieces(file.path, config.errors.value)
         else:
-            yield from column_texts(rows, config.column, what)
+            assert builder is not None
+            with _linked(file.path, f"file{kind.lower()}") as link:
+                if builder == "parquet" and _is_empty_parquet(link):
+                    return
+                cache = str(link.parent / "cache")
+                rows = open_rows(builder, data_files=str(link), cache_dir=cache)
+                yield from column_texts(rows, config.column, what)
     except UserError:
         raise
     except UnicodeDecodeError as error:
         raise UserError(
-            f"data: {what} is not UTF-8 ({error.reason}), expected UTF-8 text; "
-            f"convert it, or add data.errors=replace"
+            f"data: {what} is not UTF-8 ({error.reason}), expected UTF-8 text; convert it"
+            f"{', or add data.errors=replace' if builder == 'text' else ''}"
         ) from None
     except Exception as error:  # the library and its readers raise many kinds
         raise UserError(
-            f"data: {what} cannot be read as {''.join(suffixes).lstrip('.')} "
+            f"data: {what} cannot be read as {kind.lstrip('.')} "
             f"({_first_line(error)}), expected what its name says; mend the file or rename it"
         ) from error
+
+
+@contextmanager
+def _linked(path: Path, name: str) -> Iterator[Path]:
+    """Yield a link to a file under a plain name; the library takes names for patterns and URLs."""
+    with tempfile.TemporaryDirectory(prefix="chronorun-") as folder:
+        link = Path(folder) / name
+        link.symlink_to(path.absolute())
+        yield link
+
+
+def _is_empty_parquet(path: Path) -> bool:
+    import pyarrow.parquet
+
+    rows: int = pyarrow.parquet.read_metadata(path).num_rows
+    return rows == 0
 
 
 def open_rows(*args: Any, split: str = "train", **options: Any) -> Iterable[Mapping[str, Any]]:
@@ -83,7 +102,7 @@ def column_texts(rows: Iterable[Mapping[str, Any]], column: str, what: str) -> I
         if column not in row:
             raise UserError(
                 f"data: {what} has no column {column}, expected one of {', '.join(sorted(row))}; "
-                f"add data.column={min(row, default='NAME')}"
+                f"add data.column={next((k for k, v in row.items() if isinstance(v, str)), 'NAME')}"
             )
         text = row[column]
         if text is not None and not isinstance(text, str):
@@ -96,17 +115,18 @@ def column_texts(rows: Iterable[Mapping[str, Any]], column: str, what: str) -> I
             yield text if text.endswith("\n") else text + "\n"
 
 
-def _pieces(lines: Iterable[str]) -> Iterator[str]:
-    held: list[str] = []
-    size = 0
-    for line in lines:
-        held.append(line)
-        size += len(line)
-        if size >= _PIECE:
-            yield "".join(held)
-            held, size = [], 0
-    if held:
-        yield "".join(held)
+def _pieces(path: Path, errors: str) -> Iterator[str]:
+    """Yield whole lines of a compressed text, about a megabyte at a time."""
+    import gzip
+
+    opener: Any = gzip.open
+    if path.suffix.lower() == ".zst":
+        import zstandard
+
+        opener = zstandard.open
+    with opener(path, "rt", encoding="utf-8", errors=errors) as file:
+        while lines := file.readlines(_PIECE):
+            yield "".join(lines)
 
 
 def _first_line(error: BaseException) -> str:

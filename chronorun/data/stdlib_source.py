@@ -52,7 +52,7 @@ def fingerprint(config: DataConfig) -> dict[str, Any]:
     return {"python": sys.version, "library": digest.hexdigest()}
 
 
-def read(config: DataConfig, workdir: Path) -> Reading:
+def read(config: DataConfig) -> Reading:
     """Read the topics, then every file of the library in the order of their names."""
     documents = list(_read_topics())
     for path, name in _library_files():

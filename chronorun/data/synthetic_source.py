@@ -6,7 +6,6 @@ and the next byte depends on two, so that a model can beat a bigram.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ def fingerprint(config: DataConfig) -> dict[str, Any]:
     return {"domains": config.synthetic_domains, "seed": config.synthetic_seed, "version": 1}
 
 
-def read(config: DataConfig, workdir: Path) -> Reading:
+def read(config: DataConfig) -> Reading:
     """Write ``max_bytes`` of text, the same amount in every domain."""
     n_domains = config.synthetic_domains
     n_documents = config.max_bytes // n_domains // _DOCUMENT_BYTES

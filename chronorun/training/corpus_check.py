@@ -9,8 +9,8 @@ import msgspec
 
 from chronorun.core.processes import Processes
 from chronorun.data import TokenizedCorpus
-from chronorun.data.tokenizer import TOKENIZER_FILE
-from chronorun.errors import UserError
+from chronorun.data.tokenizer import TOKENIZER_FILE, load_tokenizer
+from chronorun.errors import StorageError, UserError
 
 
 def check_same_corpus(
@@ -22,6 +22,8 @@ def check_same_corpus(
     same UserError; nothing in the run folder is touched.
     """
     found = _change(run_dir, corpus) if processes.is_first else ""
+    manifest = run_dir / "run_manifest.json"
+    lost = processes.is_first and not _manifest(run_dir).get("corpus_hash")
     # The first process will write a new manifest: the others must not compare with that one.
     change = processes.from_first(found)
     if change and not accept_changes:
@@ -29,6 +31,8 @@ def check_same_corpus(
             f"resume: {change}; bring it back, start a new run, or add data.accept_changes=true to "
             f"go on with the run's own tokenizer"
         )
+    if lost:
+        return f"resume: {manifest} cannot be read; whether the text has changed is not known"
     return f"{change}; going on as data.accept_changes=true says" if change else None
 
 
@@ -46,12 +50,21 @@ def _change(run_dir: Path, corpus: TokenizedCorpus) -> str:
             f"{corpus.corpus_hash[:12]}, expected {was[:12]} as in {run_dir / 'run_manifest.json'})"
         )
     saved, made = run_dir / "tokenizer" / TOKENIZER_FILE, corpus.folder / TOKENIZER_FILE
-    if saved.is_file() and saved.read_bytes() != made.read_bytes():
+    if _is_whole(saved) and saved.read_bytes() != made.read_bytes():
         return (
             f"the tokenizer made from this text is another one than the run's ({made}, expected "
             f"what is in {saved})"
         )
     return ""
+
+
+def _is_whole(tokenizer: Path) -> bool:
+    """Return whether a run's tokenizer can be read; one that is lost is written anew."""
+    try:
+        load_tokenizer(tokenizer.parent)
+    except StorageError:
+        return False
+    return True
 
 
 def _manifest(run_dir: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from chronorun.data.documents import (
     split_by_hash,
     split_documents,
 )
+from chronorun.errors import UserError
 
 SPLITS = {"train", "val", "probe"}
 
@@ -51,6 +52,22 @@ def test_a_text_of_any_size_and_script_has_three_splits(
     for split, fraction in (("val", val), ("probe", probe)):
         quota = quota_bytes(len(text.encode()), fraction)
         assert 0.5 * quota <= found[split] <= 1.5 * quota + 4
+
+
+@pytest.mark.parametrize("fractions", [(0.4, 0.4), (0.45, 0.3), (0.1, 0.49), (0.49, 0.02)])
+@pytest.mark.parametrize("size", [1000, 20_000, 219_000, 2_000_000])
+def test_large_fractions_leave_a_part_to_train_on(
+    fractions: tuple[float, float], size: int
+) -> None:
+    val, probe = fractions
+    config = DataConfig(source=Source.text, files=["x"], val_fraction=val, probe_fraction=probe)
+    found = parts([Document("x", "text", ("x" * 19 + "\n") * (size // 20))], config)
+    assert found["train"] >= 0.4 * (1 - val - probe) * size
+
+
+def test_fractions_that_leave_too_little_to_train_on_are_refused() -> None:
+    with pytest.raises(UserError, match=r"together, expected at most 0.8; lower one of the two$"):
+        DataConfig(val_fraction=0.49, probe_fraction=0.49)
 
 
 @pytest.mark.parametrize(

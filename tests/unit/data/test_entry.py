@@ -38,7 +38,6 @@ def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a megabyte be as large to the code as tens of gigabytes."""
     monkeypatch.setattr(entry, "IN_MEMORY_BYTES", 100_000)
     monkeypatch.setattr(entry, "_BATCH_BYTES", 50_000)
-    monkeypatch.setattr(entry, "_STREAMED_BLOCK", 4_000)
     monkeypatch.setattr(text_source, "_READ_WHOLE_BYTES", 100_000)
     monkeypatch.setattr(text_source, "_STRETCH", 4_000)
 
@@ -125,7 +124,6 @@ def test_a_part_that_lost_its_end_is_made_anew(
     part.write_bytes(part.read_bytes()[:-100])
     monkeypatch.undo()
     monkeypatch.setattr(entry, "IN_MEMORY_BYTES", 100_000)
-    monkeypatch.setattr(entry, "_STREAMED_BLOCK", 4_000)
     monkeypatch.setattr(text_source, "_READ_WHOLE_BYTES", 100_000)
     monkeypatch.setattr(text_source, "_STRETCH", 4_000)
     assert len(tokens(load_corpus(files, BYTE, progress=Silent()))[0]) == len(tokens(whole)[0])
@@ -197,6 +195,34 @@ def test_a_full_disk_is_one_line_that_names_the_cache(
     with pytest.raises(StorageError) as error:
         load_corpus(files, BYTE, progress=Silent())
     assert str(error.value) == (
-        f"cache: {files.cache_dir} cannot be written (No space left on device; the disk may be "
-        f"full); free some space or set data.cache_dir=FOLDER"
+        f"cache: {files.cache_dir} cannot be written (No space left on device); "
+        f"free some space or set data.cache_dir=FOLDER"
     )
+
+
+def test_small_fractions_of_a_streamed_corpus_leave_no_split_empty(files: DataConfig) -> None:
+    files.val_fraction = files.probe_fraction = 0.0001
+    corpus = load_corpus(files, BYTE, progress=Silent())
+    assert all(len(part) > 0 for part in tokens(corpus))
+
+
+def test_what_is_interrupted_at_the_very_end_is_not_lost(
+    files: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(entry, "bigram_nats_per_token", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_corpus(files, BYTE, progress=Silent())
+    progress = Silent()
+    corpus = load_corpus(files, BYTE, progress=progress)
+    assert progress.done == []  # nothing was tokenised again
+    assert sorted(path.name for path in corpus.folder.iterdir()) == [
+        "meta.json",
+        "probe.bin",
+        "tokenizer.json",
+        "train.bin",
+        "val.bin",
+    ]

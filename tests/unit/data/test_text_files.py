@@ -107,6 +107,25 @@ def test_a_domain_is_what_was_asked_for(tmp_path: Path, by: DomainBy, domains: l
     assert load(tmp_path, *files, domain_by=by).domains == domains
 
 
+def test_a_domain_does_not_tell_where_its_files_lie(tmp_path: Path) -> None:
+    for place in ("A", "B"):
+        write(tmp_path / place / "r.txt")
+        write(tmp_path / place / "s" / "t.txt", TEXT.upper())
+    for by in (DomainBy.folder, DomainBy.file):
+        hashes = {load(tmp_path, tmp_path / p / "**/*.txt", domain_by=by).corpus_hash for p in "AB"}
+        assert len(hashes) == 1
+    (tmp_path / "link.txt").symlink_to("A/r.txt")
+    names = (tmp_path / "link.txt", tmp_path / "A/r.txt")
+    assert len({load(tmp_path, name).corpus_hash for name in names}) == 1
+
+
+def test_links_to_nowhere_in_a_glob_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt")
+    (tmp_path / "dead.txt").symlink_to("nowhere")
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    assert found(tmp_path / "*.txt") == ["a.txt"]
+
+
 def test_empty_files_of_many_are_left_out_and_told(tmp_path: Path) -> None:
     write(tmp_path / "full.txt")
     write(tmp_path / "empty.txt", "")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import re
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from chronorun.config.data import DataConfig, Source, TokenizerConfig
+from chronorun.config.data import DataConfig, DecodingErrors, DomainBy, Source, TokenizerConfig
 from chronorun.data import load_corpus
 from chronorun.errors import UserError
 
@@ -94,7 +95,7 @@ def bad_files(tmp_path: Path, case: str) -> tuple[str, bytes, dict[str, object],
             "r.jsonl",
             LINES.encode(),
             {"column": "body"},
-            "has no column body, expected one of n, text; add data.column=n",
+            "has no column body, expected one of n, text; add data.column=text",
         ),
         "number": ("r.parquet", as_bytes("r.parquet"), {"column": "n"}, "column=n of files="),
         "broken": ("r.jsonl", LINES.encode() + b"{oops\n", {}, "cannot be read as jsonl ("),
@@ -145,4 +146,66 @@ def test_a_data_set_of_the_hub_is_read_by_name_and_column(tmp_path: Path) -> Non
 def test_a_data_set_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     config = DataConfig(source=Source.hub, path="nobody/nothing", cache_dir=str(tmp_path / "cache"))
     with pytest.raises(UserError, match=r"^data: source=hub \(nobody/nothing\) cannot be reached"):
+        load_corpus(config, TokenizerConfig())
+
+
+def test_a_few_notes_beside_many_rows_cost_no_row(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text(f"note {number}\n" * 9)
+    (tmp_path / "r.jsonl").write_text(LINES)
+    text, notices = load(tmp_path, tmp_path / "*.*", max_bytes=70_000, domain_by=DomainBy.none)
+    assert notices == []
+    assert "Row 399:" in text
+
+
+@pytest.mark.parametrize("place", ["[c]", "c::d", "a?b"])
+def test_rows_are_read_with_a_cache_of_any_name(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place
+    folder.mkdir()
+    (folder / "r.jsonl").write_text(LINES)
+    assert load(folder, folder / "r.jsonl")[0].count("Row") == 400
+
+
+@pytest.mark.parametrize("name", ["r.txt.gz", "r.txt.zst"])
+def test_bytes_of_packed_texts_are_replaced_when_asked(tmp_path: Path, name: str) -> None:
+    data = b'{"text": "caf\xe9 au lait"}\n' * 900
+    packed = {"gz": gzip.compress, "zst": zstandard.compress}.get(name.rpartition(".")[2], bytes)
+    (tmp_path / name).write_bytes(packed(data))
+    text, _ = load(tmp_path, tmp_path / name, errors=DecodingErrors.replace)
+    assert text.count("caf\ufffd au lait") == 900
+
+
+def test_files_without_a_row_are_left_out_and_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(LINES)
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b""))
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "c.parquet")
+    text, notices = load(tmp_path, tmp_path / "*")
+    assert text.count("Row") == 400
+    assert notices == ["data: 2 empty files are left out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.txt", bz2.compress(b"text"), "is bzip2, which is not read"),
+        ("a.txt", gzip.compress(b"text"), "is gzip under a name without .gz"),
+        ("a.tar.gz", gzip.compress(b"text"), "is an archive of files, expected a compressed text"),
+    ],
+)
+def test_what_is_packed_otherwise_is_called_what_it_is(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["hub[5]", "a::b", "nothing"])
+def test_a_folder_that_cannot_be_read_as_a_data_set_is_one_line(tmp_path: Path, name: str) -> None:
+    if name != "nothing":
+        (tmp_path / name).mkdir()
+    config = DataConfig(source=Source.hub, path=str(tmp_path / name))
+    config.cache_dir = str(tmp_path / "cache")
+    expected = "a data set of the Hub or a folder" if name == "nothing" else "a folder without"
+    with pytest.raises(UserError, match=f"^data: path=.*, expected {expected}"):
         load_corpus(config, TokenizerConfig())

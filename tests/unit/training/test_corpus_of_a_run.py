@@ -95,6 +95,23 @@ def test_another_tokenizer_of_the_same_text_is_refused(run: Run) -> None:
         run.go_on(4, *BPE)
 
 
+def test_a_lost_tokenizer_is_written_anew(run: Run) -> None:
+    run.train(2, *BPE)
+    saved = run.run_dir / "tokenizer/tokenizer.json"
+    was = saved.read_bytes()
+    saved.write_bytes(was[:-20])
+    run.go_on(4, *BPE)
+    assert saved.read_bytes() == was
+
+
+def test_what_cannot_be_compared_is_told(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    run.train(2)
+    (run.run_dir / "run_manifest.json").write_text("{oops")
+    run.go_on(4)
+    told = (run.run_dir / "train.log").read_text() + capfd.readouterr().err
+    assert "cannot be read; whether the text has changed is not known" in told
+
+
 def test_a_text_that_moved_is_the_same_text(run: Run) -> None:
     run.train(2)
     run.book = run.book.rename(run.folder / "elsewhere.txt")

@@ -164,9 +164,15 @@ def _ordered(defaults: Iterable[Any], late: set[str]) -> Iterator[Any]:
     def group(entry: Any) -> str:
         return next(iter(entry)).split()[-1] if isinstance(entry, dict) else ""
 
-    yield from (entry for entry in plain if entry != "_self_" and group(entry) not in late)
+    def overrides(entry: Any) -> bool:
+        return isinstance(entry, dict) and next(iter(entry)).startswith("override ")
+
+    own = [entry for entry in plain if entry != "_self_" and not overrides(entry)]
+    yield from (entry for entry in own if group(entry) not in late)
     yield "_self_"
-    yield from (entry for entry in plain if group(entry) in late)
+    yield from (entry for entry in own if group(entry) in late)
+    # Hydra wants these at the end.
+    yield from filter(overrides, plain)
 
 
 def not_built_on_ours(files: ConfigFiles) -> UserError:

@@ -23,7 +23,7 @@ from chronorun.data import (
     train_batch,
 )
 from chronorun.data.text_source import cut_blocks
-from chronorun.errors import UserError
+from chronorun.errors import StorageError, UserError
 
 BYTE, BPE = TokenizerConfig(), TokenizerConfig(kind=TokenizerKind.bpe, vocab_size=300)
 TEXT = "".join(f"Line {i} says {i * i} and ends with a käse.\n" for i in range(400))
@@ -277,3 +277,12 @@ def test_a_bigram_probability_sums_to_one() -> None:
         math.exp(-bigram_nats_per_token(train, np.array([0, token]), 5)) for token in range(5)
     )
     assert total == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_cache_in_a_home_that_is_not_known_is_one_line() -> None:
+    with pytest.raises(StorageError) as error:
+        load_corpus(DataConfig(source=Source.synthetic, cache_dir="~nosuchuser/cache"), BYTE)
+    assert str(error.value) == (
+        "cache: ~nosuchuser/cache is in a home folder that is not known, expected a folder that "
+        "can be written; set HOME or data.cache_dir=FOLDER"
+    )

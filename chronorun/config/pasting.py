@@ -10,8 +10,8 @@ from pathlib import Path
 
 from chronorun.core.text import harmless
 
-_PLAIN = re.compile(r"[A-Za-z0-9_./+-]*/[A-Za-z0-9_./+-]*")
-"""Paths that Hydra takes as they stand."""
+_PLAIN = re.compile(r"[A-Za-z0-9_./+-]*/[A-Za-z0-9_./+-]+(?: [A-Za-z0-9_./+-]+)*")
+"""Paths that Hydra takes as they stand, single blanks included."""
 
 
 def shell_word(text: str) -> str:
@@ -40,7 +40,7 @@ def override_word(key: str, path: str | os.PathLike[str]) -> str:
     from chronorun.config.overrides import quoted
 
     text = _as_path(path)
-    return f"{key}={text if _PLAIN.fullmatch(text) else shell_word(quoted(text))}"
+    return f"{key}={shell_word(text if _PLAIN.fullmatch(text) else quoted(text))}"
 
 
 def path_word(path: str | os.PathLike[str]) -> str:

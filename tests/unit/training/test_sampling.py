@@ -169,3 +169,18 @@ def test_numbers_out_of_range_are_a_users_mistake(
     with pytest.raises(UserError) as caught:
         sample_text(run, "x", **numbers)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 2**64}, f"sample: seed={2**64}, expected >= 0 and <= {2**64 - 1}; choose"),
+        ({"temperature": 1e-300}, "sample: temperature=1e-300, expected 0 or >= 1e-30; use 0"),
+    ],
+)
+def test_numbers_that_torch_cannot_hold_are_a_users_mistake(
+    run: Path, options: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        sample_text(run, "x", **options)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(message)

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from chronorun.core.files import write_atomically
-from chronorun.core.jsonl import BYTE_ORDER_MARK
+from chronorun.core.jsonl import BYTE_ORDER_MARK, encode_json
 from chronorun.errors import StorageError
 
 FILE = "job.json"
@@ -63,7 +63,7 @@ class JobResult:
 
 def write_result(result: JobResult, job_dir: Path) -> None:
     """Write ``job.json`` into a job's folder, atomically."""
-    text = msgspec.json.format(msgspec.json.encode(asdict(result)), indent=2)
+    text = msgspec.json.format(encode_json(asdict(result)), indent=2)
     write_atomically(job_dir / FILE, text + b"\n")
 
 

@@ -21,6 +21,7 @@ from chronorun.analysis.comparisons import (
     compare,
 )
 from chronorun.analysis.statistics import holm, seeds_needed, smallest_p, told_p
+from chronorun.core.jsonl import encode_json
 
 __all__ = [
     "MUST_BEAT",
@@ -198,7 +199,7 @@ def to_json(
 ) -> bytes:
     """Return the content of ``verdicts.json``; figures that cannot be told are null."""
     record = verdict_record(verdicts, rules, sweep_id, results)
-    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    return msgspec.json.format(encode_json(record), indent=2) + b"\n"
 
 
 def verdict_record(

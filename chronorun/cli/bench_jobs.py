@@ -18,6 +18,7 @@ from chronorun.cli.bench_sweep import DIMENSIONS
 from chronorun.config.bench import FOLLOWERS, OnError
 from chronorun.config.run import plain_name
 from chronorun.core.files import write_atomically
+from chronorun.core.jsonl import encode_json
 from chronorun.errors import RunInterrupted, StorageError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Gate(msgspec.Struct):
 @contextmanager
 def close_gate(sweep_dir: Path, gate: Gate) -> Iterator[None]:
     """Let only some of a sweep's jobs through."""
-    write_atomically(sweep_dir / _GATE, msgspec.json.encode(gate))
+    write_atomically(sweep_dir / _GATE, encode_json(gate))
     try:
         yield
     finally:
@@ -99,7 +100,7 @@ def _run(job: _Job) -> JobResult:
 def keep_error(error: Exception, folder: Path) -> str:
     """Write an error's traceback into a folder; return in a line what it was."""
     text = "".join(traceback.format_exception(error))
-    (folder / ERROR_FILE).write_text(text, encoding="utf-8")
+    (folder / ERROR_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
     first = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {first}"
 
@@ -153,7 +154,7 @@ class _Job:
         """Leave a mark in the folder that stays only where the process is killed."""
         mark = self.run_dir / BEGUN
         killed = self.result("failed", f"its process was killed; see {ERROR_FILE}")
-        write_atomically(mark, msgspec.json.encode(killed))
+        write_atomically(mark, encode_json(killed))
         try:
             yield
         finally:

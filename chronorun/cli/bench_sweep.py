@@ -17,6 +17,7 @@ from chronorun.config.bench import FOLLOWERS, BenchConfig
 from chronorun.config.compose import compose_checked
 from chronorun.config.overrides import swept_values
 from chronorun.core.files import write_atomically
+from chronorun.core.jsonl import encode_json
 from chronorun.errors import StorageError, UserError
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def fingerprint(sweep: Sweep, files: ConfigFiles) -> str:
     for key in HANDLING:
         base.pop(key, None)
     digest = hashlib.sha256(f"{__version__} {sorted(sweep.varied)}".encode())
-    digest.update(msgspec.json.encode(base, enc_hook=str, order="deterministic"))
+    digest.update(encode_json(base, enc_hook=str, order="deterministic"))
     groups = files.groups()
     for group in sorted({"arm", "scenario", *(key for key in sweep.varied if key in groups)}):
         for place in files.places():
@@ -179,7 +180,7 @@ def claim(folder: Path, sweep: Sweep, mark: str) -> None:
             )
         return
     record = _Claim(__version__, mark, sweep.mathematics())
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    write_atomically(path, msgspec.json.format(encode_json(record), indent=2) + b"\n")
 
 
 def _read_claim(path: Path) -> _Claim:

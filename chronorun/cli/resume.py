@@ -36,20 +36,30 @@ FREE_KEYS = (
 
 GATES = "router.gate_order"
 
+CONFIG_ON_OURS = "config-on-train"
+"""What a run's ``config.yaml`` is called where it is laid over our root."""
+
 # What the run's place already says, and what only held for the start.
 NOT_TAKEN_OVER = ("resume", "run_id", "output_dir", "data.accept_changes", "hydra.")
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """The run folder that is continued, and the whole list of overrides."""
+    """The run folder that is continued, and the whole list of overrides.
+
+    ``from_config`` says that they are laid over the run's own ``config.yaml``, not over ours.
+    """
 
     run_dir: Path
     overrides: list[str]
+    from_config: bool = False
 
 
-def continuation(overrides: Sequence[str]) -> Continuation | None:
+def continuation(overrides: Sequence[str], *, own_files: bool = False) -> Continuation | None:
     """Return what ``resume=`` asks for: saved overrides, then those given now; None without it.
+
+    A run that began from config files of the user's goes on from its own ``config.yaml``, unless
+    the command line names such files again (``own_files``): they may have changed or gone.
 
     Raises UserError when the run to continue is not named or not there.
     """
@@ -78,6 +88,8 @@ def continuation(overrides: Sequence[str]) -> Continuation | None:
     if path.is_file() and has_checkpoints(run_dir):
         # Before anything else is said of its gates, which it may hold as an override.
         _refuse_deaf_router(flatten(_saved_config(path)), path)
+    if _goes_on_from_config(run_dir, own_files):
+        return Continuation(run_dir, _merge([], [*overrides, *place]), from_config=True)
     return Continuation(run_dir, _merge(_saved_overrides(run_dir), [*overrides, *place]))
 
 
@@ -132,6 +144,27 @@ def _merge(first: Sequence[str], then: Sequence[str]) -> list[str]:
         last.pop(key, None)
         last[key] = text
     return list(last.values())
+
+
+def _goes_on_from_config(run_dir: Path, own_files: bool) -> bool:
+    """Return whether Hydra read config files in other folders than ours, or another root.
+
+    Where it read ``config.yaml`` before, the overrides that led there are no longer beside it.
+    """
+    from omegaconf import OmegaConf
+
+    path = run_dir / ".hydra" / "hydra.yaml"
+    if not (run_dir / "config.yaml").is_file() or not path.is_file():
+        return False
+    try:
+        hydra = OmegaConf.load(path).hydra
+        sources = [source.provider for source in hydra.runtime.config_sources]
+        name = str(hydra.job.config_name)
+    except Exception as error:
+        raise StorageError(f"resume: {path} is not what Hydra wrote; restore the file") from error
+    if name == CONFIG_ON_OURS:
+        return True
+    return not own_files and (name != "train" or "command-line" in sources)
 
 
 def _saved_overrides(run_dir: Path) -> list[str]:

@@ -62,13 +62,13 @@ def _run(arguments: Sequence[str], place: Place) -> None:
     if call.arguments.experimental_rerun is not None:
         hydra_bridge.rerun(call, rerun_job)
         return
-    files = call.files("train")
     if call.arguments.hydra_help or call.arguments.shell_completion:
-        hydra_bridge.run(call, train_job, files)
+        hydra_bridge.run(call, train_job, call.files("train"))
         return
     given = parse_overrides(call.overrides)
     call.overrides = [str(override.input_line) for override in given]
     resumed = _take_over_resumed(call)
+    files = call.files("train")
     composition = compose_checked(call.overrides, files, multirun=call.multirun)
     if call.shows_only:
         _check_package(call, composition)
@@ -144,11 +144,15 @@ def _take_over_resumed(call: HydraCall) -> Path | None:
     """Put the overrides of a run to be continued before those given; return its folder."""
     from chronorun.cli.resume import continuation
 
-    found = continuation(call.overrides)
+    a = call.arguments
+    own_files = bool(a.config_dir or a.config_name or a.config_path)
+    found = continuation(call.overrides, own_files=own_files)
     if found is None:
         return None
     if not call.multirun:
         call.overrides = found.overrides
+        if found.from_config:
+            a.config_dir, a.config_name = str(found.run_dir), "config"
         return found.run_dir
     if "resume=auto" not in call.overrides:
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import re
 import secrets
 import time
@@ -68,7 +69,7 @@ def bench_folder(overrides: str) -> str:
     name = _as_name(overrides)
     if len(overrides) <= LONGEST_NAME and not re.search(r"[^A-Za-z0-9._+=,-]", overrides):
         return name
-    return f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}"
+    return f"{name}-{hashlib.sha256(os.fsencode(overrides)).hexdigest()[:6]}"
 
 
 def _as_name(overrides: str) -> str:

@@ -8,6 +8,9 @@ from enum import Enum
 from chronorun.config.fields import check_ranges, option
 from chronorun.errors import UserError
 
+LARGEST_SYNTHETIC = 1 << 36
+"""Bytes of synthetic text, which is made in memory."""
+
 
 class Source(Enum):
     """The corpora that ``data=`` offers."""
@@ -81,7 +84,7 @@ class DataConfig:
         None, "folder for tokenised corpora (null: $CHRONORUN_CACHE or the user's cache folder)"
     )
     synthetic_domains: int = option(
-        2, "planted domains, for source=synthetic", at_least=1, limit=256
+        2, "planted domains, for source=synthetic", at_least=1, limit=94
     )
     synthetic_seed: int = option(0, "seed of the synthetic corpus", at_least=0)
 
@@ -91,6 +94,11 @@ class DataConfig:
             raise UserError(
                 f"configuration: data.val_fraction={self.val_fraction} and data.probe_fraction="
                 f"{self.probe_fraction} together, expected at most 0.8; lower one of the two"
+            )
+        if self.source is Source.synthetic and self.max_bytes > LARGEST_SYNTHETIC:
+            raise UserError(
+                f"configuration: data.max_bytes={self.max_bytes}, expected <= {LARGEST_SYNTHETIC} "
+                f"for data=synthetic, which writes so much; lower it"
             )
         if self.source is Source.text and not self.files:
             raise UserError(

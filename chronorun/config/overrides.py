@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from chronorun.config.describe import FieldInfo
@@ -27,13 +29,23 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     return [_normalised(_parse(text)) for text in overrides]
 
 
+_FOREIGN = re.compile(r"""[^,=\[\]{}():'"\\]*[^\x00-\x7f,=\[\]{}():'"\\][^,=\[\]{}():'"\\]*""")
+"""A value with letters that Hydra's grammar only takes in quotes."""
+
+
 def _parse(text: str) -> Override:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    parser = OverridesParser.create()
     try:
-        return OverridesParser.create().parse_override(text)
+        return parser.parse_override(text)
     except HydraException as error:
+        key, sign, value = text.partition("=")
+        if not value.isascii():
+            with suppress(HydraException):
+                again = _FOREIGN.sub(lambda found: quoted(found[0].strip()), value)
+                return parser.parse_override(f"{key}{sign}{again}")
         raise UserError(
             f"command line: {text!r} is not understood, expected key=value or group=option; "
             f"quote a value with special characters: \"key='a=b, c'\""

@@ -35,7 +35,8 @@ def config_groups(folder: Path, *, bench: bool = False) -> dict[str, list[str]]:
     for path in sorted(folder.glob("*/**/*.yaml")):
         group = path.parent.relative_to(folder).as_posix()
         # What extends Hydra itself (hydra/launcher, ...) is Hydra's to list.
-        if group.partition("/")[0] != "hydra" and (bench or group not in BENCH_GROUPS):
+        ours = not group.startswith((".", "hydra/")) and group != "hydra"
+        if ours and (bench or group not in BENCH_GROUPS):
             found.setdefault(group, []).append(path.stem)
     return found
 

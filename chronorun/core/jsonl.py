@@ -15,11 +15,26 @@ from typing import Any, BinaryIO
 import msgspec
 
 from chronorun.core.files import fsync_dir
+from chronorun.core.text import printable
 from chronorun.errors import StorageError
 
 _PIECE = 1 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """What some editors put before UTF-8 text; it says nothing."""
+
+
+def encode_json(value: Any, **options: Any) -> bytes:
+    """Return a value as JSON; ``options`` are those of ``msgspec.json.encode``.
+
+    Names that are no UTF-8 come with their bytes written out.
+    """
+    try:
+        return msgspec.json.encode(value, **options)
+    except UnicodeEncodeError:
+        hook = options.get("enc_hook")
+        return msgspec.json.encode(
+            printable(msgspec.to_builtins(value, str_keys=True, enc_hook=hook)), **options
+        )
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,10 @@ class JsonlWriter:
 
     def write_all(self, records: Sequence[Any]) -> None:
         """Append several records, as ``write`` would, in one go."""
-        lines = self._encoder.encode_lines(records)
+        try:
+            lines = self._encoder.encode_lines(records)
+        except UnicodeEncodeError:
+            lines = b"".join(encode_json(record) + b"\n" for record in records)
         try:
             written = os.write(self._fd, lines)
         except OSError as error:

@@ -9,18 +9,19 @@ that processes which part ways end instead of training two models. The first one
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from chronorun.core.jsonl import encode_json
 from chronorun.core.launch import Place
 from chronorun.errors import ProcessLostError, RanksDisagreeError
 
@@ -98,13 +99,13 @@ class Processes:
         """Return what the first process has to say."""
         if self.world == 1:
             return text
-        data = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        data = torch.tensor(list(os.fsencode(text)), dtype=torch.uint8)
         size = torch.tensor(len(data))
         dist.broadcast(size, 0, group=self.patient)
         if not self.is_first:
             data = torch.empty(int(size), dtype=torch.uint8)
         dist.broadcast(data, 0, group=self.patient)
-        return bytes(data.tolist()).decode()
+        return os.fsdecode(bytes(data.tolist()))
 
     def wait(self) -> None:
         """Wait until every process has come this far, for as long as the first one may need."""
@@ -228,4 +229,4 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def digest_plain(data: Any) -> str:
     """Return a digest of plain data; the order within its sets and mappings tells nothing."""
-    return hashlib.sha256(msgspec.json.encode(data, order="deterministic")).hexdigest()
+    return hashlib.sha256(encode_json(data, order="deterministic")).hexdigest()

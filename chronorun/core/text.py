@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 _HARMFUL = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 """Unicode categories: control, format, surrogate, private, unassigned, line and paragraph ends."""
@@ -16,3 +18,17 @@ def harmless(text: str, keep: str = "") -> str:
         else char.encode("unicode_escape", "surrogatepass").decode("ascii")
         for char in text
     )
+
+
+def printable(value: Any) -> Any:
+    """Return plain data with what is no UTF-8 in its text written out (``\\udce9``).
+
+    A file's name may hold any bytes; Python keeps them as surrogates, which no encoder takes.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {printable(key): printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable(item) for item in value]
+    return value

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from chronorun.core.files import write_atomically
+from chronorun.core.jsonl import encode_json
 from chronorun.errors import UserError
 
 
@@ -297,7 +298,7 @@ class PathologyProbe:
             "run_id": self.run_id,
             "surfaces": {str(i): surface.to_dict() for i, surface in self.surfaces.items()},
         }
-        data = msgspec.json.encode(record, enc_hook=_plain_number)
+        data = encode_json(record, enc_hook=_plain_number)
         write_atomically(path, msgspec.json.format(data, indent=2) + b"\n")
         return path
 

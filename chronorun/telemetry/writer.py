@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from chronorun.core.files import write_atomically
-from chronorun.core.jsonl import EMPTY_LOG, JsonlWriter, LogState, read_jsonl
+from chronorun.core.jsonl import EMPTY_LOG, JsonlWriter, LogState, encode_json, read_jsonl
 from chronorun.errors import StorageError
 from chronorun.telemetry.events import RoutingEvent
 from chronorun.telemetry.snapshots import SystemSnapshot
@@ -102,7 +102,7 @@ class TelemetryWriter:
 
 def write_manifest(run_dir: Path, manifest: Mapping[str, Any]) -> None:
     """Write ``run_manifest.json`` into a run folder, atomically."""
-    text = msgspec.json.format(msgspec.json.encode(dict(manifest)), indent=2)
+    text = msgspec.json.format(encode_json(dict(manifest)), indent=2)
     write_atomically(run_dir / "run_manifest.json", text + b"\n")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from chronorun.config.observing import WandbConfig, WandbMode
 from chronorun.core.launch import find_place
+from chronorun.core.text import printable
 from chronorun.tracking.protocol import RunInfo
 from chronorun.tracking.text import one_line
 from chronorun.tracking.wandb_environment import PROJECT, give_home, left_open
@@ -134,7 +135,7 @@ class WandbTracker:
             ours["resume"] = "allow"
         return wandb.init(
             **left_open(ours) | {name: value for name, value in asked.items() if value},
-            config=info.config,
+            config=printable(info.config),
             mode=self.mode,
             # Runs of a sweep share a process: none may log into the one before.
             reinit="create_new",

@@ -22,6 +22,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from chronorun.core.files import TEMPORARY, fsync_dir, sha256_file
+from chronorun.core.jsonl import encode_json
 from chronorun.core.processes import ALONE, Processes
 from chronorun.core.tensor_files import load_tensors
 from chronorun.errors import ChronorunError, StorageError
@@ -91,8 +92,8 @@ def _fill(
     for kind in KINDS:
         data = save_safetensors(_plain(tensors.get(kind, {})))
         _write(folder / f"{kind}.safetensors", data)
-    _write(folder / "state.json", msgspec.json.encode(state))
-    _write(folder / MANIFEST, msgspec.json.encode(make_manifest(folder, step)))
+    _write(folder / "state.json", encode_json(state))
+    _write(folder / MANIFEST, encode_json(make_manifest(folder, step)))
     fsync_dir(folder)
 
 

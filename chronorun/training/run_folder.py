@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from chronorun.config.run import RunConfig
 from chronorun.core.files import write_atomically
+from chronorun.core.jsonl import encode_json
 from chronorun.data import TokenizedCorpus
 from chronorun.telemetry.manifest import create_run_manifest
 from chronorun.telemetry.writer import write_manifest
@@ -105,5 +106,5 @@ def _manifest(
 def finish_run_folder(run_dir: Path, summary: dict[str, Any], logs: RunLogs) -> None:
     """Write ``summary.json``, atomically, with the final sha256 of each log under ``logs``."""
     record = summary | {"logs": logs.hashes()}
-    text = msgspec.json.format(msgspec.json.encode(record), indent=2)
+    text = msgspec.json.format(encode_json(record), indent=2)
     write_atomically(run_dir / "summary.json", text + b"\n")

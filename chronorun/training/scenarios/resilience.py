@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from chronorun.core.files import write_atomically
+from chronorun.core.jsonl import encode_json
 from chronorun.governance import RecoveryTrajectory, TrajectoryPoint
 
 
@@ -102,5 +103,5 @@ class LayerResilience:
             "peak_lens_scale": self._peak("lens_scale"),
             "lowest_n_effective": min((p.n_effective for p in trajectory.points), default=None),
         }
-        data = msgspec.json.encode({"surfaces": [surface]})
+        data = encode_json({"surfaces": [surface]})
         write_atomically(path, msgspec.json.format(data, indent=2) + b"\n")

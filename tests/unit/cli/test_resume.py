@@ -67,6 +67,39 @@ def test_a_second_resume_still_knows_the_first_overrides(
     assert [config.seed for config, _, _ in training.runs] == [3, 3]
 
 
+@pytest.mark.parametrize("flags", [(), ("-cd", "mine")])
+def test_a_run_from_files_of_the_users_goes_on_from_its_own_configuration(
+    chronorun_here: Run, training: Any, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    option = tmp_path / "mine" / "experiment" / "wide.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text("# @package _global_\nmodel: {d_ff: 40}\ntraining: {max_steps: 9}\n")
+    begun = ("-cd", "mine", "experiment=wide", "model=nano", "run_id=a")
+    assert chronorun_here("train", *begun).code == 0
+    leave_behind(training)
+    assert chronorun_here("train", *flags, "resume=outputs/a").code == 0
+    # Hydra has written the second command's overrides over the first ones.
+    done = chronorun_here("train", "-cd", "mine", "resume=outputs/a", "training.max_steps=10")
+    assert done.code == 0, done.err
+    first, second = (config for config, _, _ in training.runs)
+    assert (first.model.d_ff, first.training.max_steps, first.run_id) == (40, 9, "a")
+    assert (second.model, second.training.max_steps) == (first.model, 10)
+
+
+def test_a_folder_named_by_the_users_pattern_is_continued(
+    chronorun_here: Run, training: Any
+) -> None:
+    pattern = "hydra.sweep.subdir=${hydra.job.override_dirname}"
+    assert chronorun_here("train", "-m", "model=nano", "seed=1,2", pattern, "run_id=m").code == 0
+    folder = leave_behind(training)
+    training.runs.clear()
+    assert folder.name == "seed=2"
+    done = chronorun_here("train", f"resume='{folder}'")
+    assert done.code == 0, done.err
+    ((config, _, run_dir),) = training.runs
+    assert (config.seed, config.run_id, run_dir) == (2, "m-seed-2", folder)
+
+
 def test_an_absolute_path_and_another_working_folder_continue_the_same_run(
     chronorun_here: Run,
     training: Any,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronorun.core.jsonl import EMPTY_LOG, JsonlWriter, LogState, read_jsonl
+from chronorun.core.jsonl import EMPTY_LOG, JsonlWriter, LogState, encode_json, read_jsonl
 from chronorun.errors import StorageError
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -194,3 +194,21 @@ def test_logs_written_by_pythons_json_are_read(tmp_path: Path) -> None:
     (record,) = read_jsonl(path)
     assert record["val_loss"] == float("inf")
     assert record["train_loss"] != record["train_loss"]
+
+
+def test_names_that_are_no_utf8_are_written_with_their_bytes(tmp_path: Path) -> None:
+    record = {"caf\udce9": ["a", ("b\udcff", 1.5)], "plain": {"é": None}}
+    written = {"caf\\udce9": ["a", ["b\\udcff", 1.5]], "plain": {"é": None}}
+    assert json.loads(encode_json(record, order="deterministic")) == written
+    writer = JsonlWriter(tmp_path / "log.jsonl")
+    writer.write_all([{"step": 1}, record])
+    writer.close()
+    assert list(read_jsonl(tmp_path / "log.jsonl")) == [{"step": 1}, written]
+    assert (
+        writer.state().sha256 == hashlib.sha256((tmp_path / "log.jsonl").read_bytes()).hexdigest()
+    )
+
+
+def test_json_of_anything_else_is_what_it_was() -> None:
+    value = {"b": 1, "a": [0.1, "é", None]}
+    assert encode_json(value, order="deterministic") == '{"a":[0.1,"é",null],"b":1}'.encode()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from chronorun.config.data import DataConfig, Source
 from chronorun.config.run import RunConfig
 from chronorun.training import run_folder
 from chronorun.training.logs import RunLogs
@@ -83,6 +84,21 @@ def test_the_written_configuration_reads_back(
     opened(tmp_path / "one", tmp_path, "one", seed=11)
     config = read_run_config(tmp_path / "one")
     assert (config.run_id, config.seed, config.model.top_k) == ("one", 11, 2)
+
+
+def test_a_name_that_is_no_utf8_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHRONORUN_TEST_SECRET", "hunter2")
+    name = "caf\udce9.txt"
+    data = DataConfig(source=Source.text, files=[name])
+    opened(tmp_path / "one", tmp_path, "one", data=data)
+    assert read_run_config(tmp_path / "one").data.files == [name]
+    manifest = json.loads((tmp_path / "one" / "run_manifest.json").read_text())
+    assert manifest["config"]["data"]["files"] == ["caf\\udce9.txt"]
+    finish_run_folder(tmp_path / "one", {"run_dir": name}, RunLogs(tmp_path / "one"))
+    summary = json.loads((tmp_path / "one" / "summary.json").read_text())
+    assert summary["run_dir"] == "caf\\udce9.txt"
 
 
 def test_run_points_at_the_newest_by_a_relative_link(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 
-from chronorun.analysis.bench_results import JobResult, read_result
-from chronorun.analysis.statistics import bca_interval
+from chronorun.bench.evidence.results import JobResult, read_result
+from chronorun.bench.evidence.statistics import bca_interval
 from chronorun.config.lifecycle import LifecycleConfig
 
 DEFAULTS = "defaults"

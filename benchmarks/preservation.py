@@ -46,19 +46,19 @@ from chronorun.config.compose import compose_run
 from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.config.run import RunConfig
 from chronorun.data import TokenizedCorpus, TokenSplit, load_corpus, probe_batch, train_batch
-from chronorun.lifecycle.actions import Action, Candidate, Status, Verdict
-from chronorun.lifecycle.alignment import permute_hidden
-from chronorun.lifecycle.births import clone_of, merged, seeded
 from chronorun.lifecycle.coordinator import LifecycleCoordinator
-from chronorun.lifecycle.decisions import LifecycleDecision, make_decision
-from chronorun.lifecycle.receipts import Reading, receipt, take_reading
-from chronorun.lifecycle.similarity import cluster_of, js_overlap
-from chronorun.lifecycle.states import ExpertState
-from chronorun.lifecycle.surgery import Edit, Newborn
-from chronorun.lifecycle.trial import trial
+from chronorun.lifecycle.decide.actions import Action, Candidate, Status, Verdict
+from chronorun.lifecycle.decide.similarity import cluster_of, js_overlap
+from chronorun.lifecycle.edit.alignment import permute_hidden
+from chronorun.lifecycle.edit.births import clone_of, merged, seeded
+from chronorun.lifecycle.edit.receipts import Reading, receipt, take_reading
+from chronorun.lifecycle.edit.surgery import Edit, Newborn
+from chronorun.lifecycle.edit.trial import trial
+from chronorun.lifecycle.experts.states import ExpertState
+from chronorun.lifecycle.record.decisions import LifecycleDecision, make_decision
 from chronorun.model import GPT, MoELayer
 from chronorun.model.population import LOGIT_OFFSET
-from chronorun.training.checkpoint import load_optimizer_tensors, optimizer_tensors
+from chronorun.training.checkpoints.folder import load_optimizer_tensors, optimizer_tensors
 from chronorun.training.evaluate import evaluate
 from chronorun.training.optimizer import build_optimizer
 from chronorun.training.stepping import Stepper

@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from chronorun.analysis.replay_sweep import replay_sweep
+from chronorun.analysis.replay.sweep import replay_sweep
 
 JOBS = {"default": (), "overprovisioned": ("experiment=overprovisioned",)}
 PRESETS = ("off", "aggressive")

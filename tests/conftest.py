@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from chronorun.analysis.inspect_sweep import run_folders
-from chronorun.analysis.replay_sweep import replay_sweep
+from chronorun.analysis.inspect.sweep import run_folders
+from chronorun.analysis.replay.sweep import replay_sweep
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from chronorun.lifecycle import Action
-from chronorun.lifecycle.actions import Candidate, Status, Verdict
-from chronorun.lifecycle.decisions import make_decision
-from chronorun.lifecycle.states import ExpertState
+from chronorun.lifecycle.decide.actions import Candidate, Status, Verdict
+from chronorun.lifecycle.experts.states import ExpertState
+from chronorun.lifecycle.record.decisions import make_decision
 from chronorun.training.replica import build_parallel
 from performance.rows import Row, summary_row, without_goals
 from performance.runs import BenchmarkRun

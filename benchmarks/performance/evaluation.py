@@ -21,7 +21,7 @@ from torch import Tensor
 
 from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.lifecycle import LifecycleCoordinator
-from chronorun.lifecycle.logs import LifecycleLogs
+from chronorun.lifecycle.record.logs import LifecycleLogs
 from chronorun.model.shapes import Routing
 from chronorun.telemetry import AlertHistory, SystemSnapshot
 from chronorun.telemetry.windows import LayerWindow, WindowStats

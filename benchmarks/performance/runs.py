@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from chronorun.config.compose import compose_run
+from chronorun.core.state import pack
 from chronorun.data import load_corpus
 from chronorun.model import GPT
-from chronorun.training.checkpoint import optimizer_tensors, save_checkpoint
+from chronorun.training.checkpoints.folder import optimizer_tensors, save_checkpoint
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.logs import RunLogs
 from chronorun.training.optimizer import build_optimizer
-from chronorun.training.packing import pack
 from chronorun.training.probe import Probe
 from chronorun.training.stepping import Stepper, StepResult
 

@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chronorun import __version__
-from chronorun.cli import hydra_bridge
-from chronorun.cli.bench_jobs import bench_job
-from chronorun.cli.bench_outcome import conclude
-from chronorun.cli.bench_sweep import claim, fingerprint, plan
-from chronorun.cli.bench_waves import Waves
-from chronorun.cli.terminal import warn
+from chronorun.bench.run.job import bench_job
+from chronorun.bench.run.outcome import conclude
+from chronorun.bench.run.plan import claim, fingerprint, plan
+from chronorun.bench.run.waves import Waves
+from chronorun.config import hydra_bridge
 from chronorun.config.bench import BenchRunConfig
 from chronorun.config.compose import compose_checked
 from chronorun.config.overrides import parse_overrides
 from chronorun.config.pasting import command_line
 from chronorun.core.launch import find_place
 from chronorun.core.lock import exclusive
+from chronorun.core.terminal import warn
 from chronorun.errors import RunInterrupted, UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-    from chronorun.cli.hydra_bridge import HydraCall
     from chronorun.config.compose import Composition
+    from chronorun.config.hydra_bridge import HydraCall
     from chronorun.config.roots import ConfigFiles
 
 

@@ -6,7 +6,7 @@ import textwrap
 from itertools import groupby
 
 from chronorun.config.bench import BenchRunConfig
-from chronorun.config.describe import FieldInfo, all_fields, default_run_fields, group_meaning
+from chronorun.config.describe import FieldInfo, all_fields
 from chronorun.config.paths import BENCH_GROUPS, group_options, groups, option_summary
 
 WIDTH = 80
@@ -80,6 +80,8 @@ def bench_help() -> str:
 
 def train_help() -> str:
     """Return the page, at most 80 columns wide."""
+    from chronorun.config.reference import default_run_fields, group_meaning
+
     parts = [INTRODUCTION, "Groups and their options (* is taken when nothing is said):"]
     defaults = _default_options()
     for group in groups():

@@ -10,20 +10,20 @@ from pathlib import Path
 from rich.console import RenderableType
 from rich.text import Text
 
-from chronorun.analysis import inspect_output as output
-from chronorun.analysis.inspect_filters import Filters, make_filters
-from chronorun.analysis.inspect_follow import follow, followable
-from chronorun.analysis.inspect_logs import first_kind, refuse_why, scan_log
-from chronorun.analysis.inspect_records import Decision
-from chronorun.analysis.inspect_render import headline, render_log, render_run, render_sweep
-from chronorun.analysis.inspect_run import DECISIONS, scan_decisions, scan_run
-from chronorun.analysis.inspect_sweep import scan_sweep
-from chronorun.analysis.inspect_text import shown
-from chronorun.analysis.reading import LOGS, Run
-from chronorun.analysis.timeline import action_record, receipt, what, who, why
-from chronorun.cli.terminal import warn
+from chronorun.analysis.inspect import output
+from chronorun.analysis.inspect.any_log import first_kind, refuse_why, scan_log
+from chronorun.analysis.inspect.filters import Filters, make_filters
+from chronorun.analysis.inspect.follow import follow, followable
+from chronorun.analysis.inspect.screen import headline, render_log, render_run, render_sweep
+from chronorun.analysis.inspect.sweep import scan_sweep
+from chronorun.analysis.inspect.timeline import action_record, receipt, what, who, why
+from chronorun.analysis.inspect.view import DECISIONS, scan_decisions, scan_run
+from chronorun.analysis.reading.records import Decision
+from chronorun.analysis.reading.run import LOGS, Run
+from chronorun.analysis.reading.text import shown
+from chronorun.core.screen import Screen
+from chronorun.core.terminal import warn
 from chronorun.errors import UserError
-from chronorun.tracking.screen import Screen
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,11 @@ def _write(place: Path, plot: str | None, html: str | None) -> None:
     folder = place.parent if place.name == f"{DECISIONS}.jsonl" else place
     run = Run.open(folder)
     if plot is not None:
-        from chronorun.analysis.plots import write_plot
+        from chronorun.analysis.report.plots import write_plot
 
         write_plot(run, Path(plot))
     if html is not None:
-        from chronorun.analysis.report import write_report
+        from chronorun.analysis.report.page import write_report
 
         write_report(run, Path(html))
     for name in filter(None, (plot, html)):

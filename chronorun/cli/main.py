@@ -7,9 +7,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from chronorun.cli.terminal import flush_streams, open_streams, tell
+from chronorun.core.terminal import flush_streams, open_streams, tell
+from chronorun.core.text import one_line
 from chronorun.errors import ChronorunError
-from chronorun.tracking.text import one_line
 
 BROKEN_PIPE = 141
 

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chronorun.analysis.inspect_output import to_json
-from chronorun.analysis.inspect_sweep import run_folders
-from chronorun.analysis.reading import LOGS, Run
-from chronorun.analysis.replay import Replay, Tally, replay_run
-from chronorun.analysis.replay_logs import Difference
-from chronorun.analysis.replay_sweep import SweepReplay, replay_sweep
-from chronorun.analysis.replay_whatif import Change, WhatIf, what_if
+from chronorun.analysis.inspect.output import to_json
+from chronorun.analysis.inspect.sweep import run_folders
+from chronorun.analysis.reading.run import LOGS, Run
+from chronorun.analysis.replay.derive import Replay, Tally, replay_run
+from chronorun.analysis.replay.lines import Difference
+from chronorun.analysis.replay.sweep import SweepReplay, replay_sweep
+from chronorun.analysis.replay.whatif import Change, WhatIf, what_if
 from chronorun.core.text import harmless
 from chronorun.errors import UserError
 

@@ -22,7 +22,7 @@ def sample_command(
 
     text = sample_text(Path(run), prompt, tokens, temperature, top_k, seed, checkpoint)
     if as_json:
-        from chronorun.analysis.inspect_output import to_json
+        from chronorun.analysis.inspect.output import to_json
 
         record = {"run": run, "prompt": prompt, "continuation": text, "seed": seed}
         print(to_json(record))

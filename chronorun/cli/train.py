@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronorun import __version__
-from chronorun.cli.terminal import warn
 from chronorun.config.overrides import parse_overrides, unnamed
 from chronorun.config.run import plain_name
 from chronorun.core.launch import Place, find_place
+from chronorun.core.terminal import warn
 from chronorun.errors import NonFiniteError, RanksDisagreeError, RunInterrupted, UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-    from chronorun.cli.hydra_bridge import HydraCall
     from chronorun.config.compose import Composition
+    from chronorun.config.hydra_bridge import HydraCall
     from chronorun.core.processes import Processes
 
 # Ends that all processes of a run come to, after the same step.
@@ -44,7 +44,7 @@ def train_command(arguments: Sequence[str]) -> None:
 
 def _only_shows(arguments: Sequence[str]) -> bool:
     """Say whether a command line asks for a page, which one process prints."""
-    from chronorun.cli import hydra_bridge
+    from chronorun.config import hydra_bridge
 
     if {"--help", "-h", "--version"} & set(arguments):
         return True
@@ -53,7 +53,7 @@ def _only_shows(arguments: Sequence[str]) -> bool:
 
 
 def _run(arguments: Sequence[str], place: Place) -> None:
-    from chronorun.cli import hydra_bridge
+    from chronorun.config import hydra_bridge
     from chronorun.config.compose import compose_checked
 
     call = hydra_bridge.parse(arguments)
@@ -111,7 +111,7 @@ def _run_here(
 ) -> None:
     from hydra.core.hydra_config import HydraConfig
 
-    from chronorun.cli import hydra_bridge
+    from chronorun.config import hydra_bridge
     from chronorun.config.ignored import ignored_options
 
     files = call.files("train")
@@ -142,7 +142,7 @@ def _run_here(
 
 def _take_over_resumed(call: HydraCall) -> Path | None:
     """Put the overrides of a run to be continued before those given; return its folder."""
-    from chronorun.cli.resume import continuation
+    from chronorun.config.resume import continuation
 
     a = call.arguments
     own_files = bool(a.config_dir or a.config_name or a.config_path)
@@ -164,7 +164,7 @@ def _take_over_resumed(call: HydraCall) -> Path | None:
 
 def _goes_on(run_dir: Path | None) -> bool:
     """Say whether there is a run to be continued: ``resume=auto`` also starts one."""
-    from chronorun.cli.resume import has_checkpoints
+    from chronorun.config.resume import has_checkpoints
 
     return run_dir is not None and has_checkpoints(run_dir)
 
@@ -201,7 +201,7 @@ def _check_package(call: HydraCall, composition: Composition) -> None:
 
 def _check_place(call: HydraCall, composition: Composition, resumed: Path | None) -> Path:
     """Return the folder of the run (or sweep). Raises UserError when it is not to be had."""
-    from chronorun.cli.resume import check_same_mathematics
+    from chronorun.config.resume import check_same_mathematics
 
     config, hydra = composition.config, composition.hydra.hydra
     if not config.run_id:
@@ -241,8 +241,8 @@ def train_job(composed: DictConfig, processes: Processes | None = None) -> float
     """Train one job of Hydra's; return its validation loss, for sweepers that minimise it."""
     from hydra.core.hydra_config import HydraConfig
 
-    from chronorun.cli.hydra_bridge import in_sweep
-    from chronorun.cli.resume import check_same_mathematics, saved_run_id
+    from chronorun.config.hydra_bridge import in_sweep
+    from chronorun.config.resume import check_same_mathematics, saved_run_id
 
     run_dir = _short(Path(str(HydraConfig.get().runtime.output_dir)))
     # Trackers tell runs apart by their id: a job of a sweep carries the sweep's name, too.
@@ -306,8 +306,8 @@ def _write_report(run_dir: Path) -> None:
     if not (run_dir / "summary.json").is_file():
         return
     try:
-        from chronorun.analysis.reading import Run
-        from chronorun.analysis.report import write_report
+        from chronorun.analysis.reading.run import Run
+        from chronorun.analysis.report.page import write_report
 
         write_report(Run.open(run_dir), run_dir / "report.html")
     except Exception as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from chronorun.config.bench import BenchRunConfig
 from chronorun.config.describe import all_fields, flatten
-from chronorun.config.explain import SEE_HELP, readable_error
+from chronorun.config.explain import readable_error
 from chronorun.config.gates import check_gates
 from chronorun.config.overrides import (
     check_names,
@@ -27,7 +27,7 @@ from chronorun.config.overrides import (
 from chronorun.config.paths import conf_dir
 from chronorun.config.roots import ConfigFiles, not_built_on_ours, primary
 from chronorun.config.run import RunConfig
-from chronorun.config.suggest import next_step
+from chronorun.config.suggest import SEE_HELP, next_step
 from chronorun.config.targets import refuse_targets
 from chronorun.errors import UserError
 

@@ -1,7 +1,4 @@
-"""The fields of the configuration with meaning, unit, range and default, for help and README.
-
-Everything comes from the dataclasses; nothing here imports Hydra unless defaults are composed.
-"""
+"""The fields of the configuration with meaning, unit, range and default, from the dataclasses."""
 
 from __future__ import annotations
 
@@ -113,29 +110,6 @@ def all_fields(schema: type[RunConfig] = RunConfig) -> list[FieldInfo]:
     return list(fields_of(schema))
 
 
-def group_meaning(group: str) -> str:
-    """Return the first line of the docstring of a group's dataclass (empty for other groups)."""
-    hint = get_type_hints(RunConfig).get(group)
-    return (getattr(hint, "__doc__", None) or "").strip().partition("\n")[0]
-
-
-def default_run_fields() -> list[FieldInfo]:
-    """Return every field with the value that ``chronorun train`` gives it when nothing is said."""
-    from chronorun.config.compose import compose_run
-
-    config, _ = compose_run([])
-    return [dataclasses.replace(info, default=_value_at(config, info)) for info in all_fields()]
-
-
-def _value_at(config: RunConfig, info: FieldInfo) -> str:
-    if info.key == "run_id":
-        return "<fresh>"
-    node: Any = config
-    for name in info.key.split("."):
-        node = getattr(node, name)
-    return show_value(node)
-
-
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     """Return nested plain configuration data by dotted key."""
     if not isinstance(node, Mapping) or not node:
@@ -144,13 +118,3 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-def markdown_table(group: str) -> str:
-    """Return the fields of one group (empty: the root) as a Markdown table, for the README."""
-    rows = ["| field | meaning | unit | range | default |", "|---|---|---|---|---|"]
-    for info in default_run_fields():
-        if info.group == group:
-            cells = (f"`{info.key}`", info.help, info.unit, info.rule, f"`{info.default}`")
-            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows)

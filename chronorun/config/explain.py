@@ -9,12 +9,9 @@ from typing import get_type_hints
 
 from chronorun.config.bench import BenchRunConfig
 from chronorun.config.describe import all_fields, flatten
-from chronorun.config.suggest import next_step
+from chronorun.config.suggest import SEE_HELP, SEE_HYDRA_HELP, next_step
 from chronorun.config.yaml_files import line_naming
 from chronorun.errors import UserError
-
-SEE_HELP = "see chronorun train --help"
-SEE_HYDRA_HELP = "see chronorun train --hydra-help"
 
 
 def readable_error(

@@ -10,8 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from chronorun.config.describe import FieldInfo
-from chronorun.config.explain import SEE_HELP
-from chronorun.config.suggest import next_step
+from chronorun.config.suggest import SEE_HELP, next_step
 from chronorun.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,9 +1,12 @@
-"""Name the nearest of what exists when something does not."""
+"""Suggest the closest known name for a misspelt one."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+SEE_HELP = "see chronorun train --help"
+SEE_HYDRA_HELP = "see chronorun train --hydra-help"
 
 
 def nearest(wrong: str, names: Iterable[str]) -> str | None:

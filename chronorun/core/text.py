@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,14 @@ def harmless(text: str, keep: str = "") -> str:
         else char.encode("unicode_escape", "surrogatepass").decode("ascii")
         for char in text
     )
+
+
+_BREAK = re.compile(r"\s*[\t-\r\x1c-\x1e\x85\u2028\u2029]\s*")
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` on one line, its control and format characters written out (``\\x1b``)."""
+    return harmless(_BREAK.sub(" ", text).strip())
 
 
 def printable(value: Any) -> Any:

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from chronorun.config.data import DataConfig, TokenizerConfig
 from chronorun.core.files import expand_user, sha256_file
-from chronorun.core.lock import FILE as LOCK_FILE
-from chronorun.core.lock import exclusive
+from chronorun.core.lock import FILE as LOCK_FILE, exclusive
 from chronorun.data.entry import FORMAT, PROGRESS_FILE, Progress, make_entry
 from chronorun.data.lengths import check_bytes, check_tokens, short_domains
 from chronorun.data.progress import TerminalProgress

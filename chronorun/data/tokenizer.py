@@ -144,8 +144,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def _train_bpe(vocab_size: int, texts: Iterable[str]) -> BPETokenizer:
-    from tokenizers import Tokenizer as LibraryTokenizer
-    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as LibraryTokenizer, decoders, models, pre_tokenizers, trainers
 
     library = LibraryTokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

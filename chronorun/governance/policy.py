@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from chronorun.config.governance import ControlConfig
+from chronorun.config.governance import ControlConfig as ControlConfig
 
 MODES = ("anti_dominance", "entropy_max", "lift_tail")
 MODE_SCORE_FLOOR = 0.2

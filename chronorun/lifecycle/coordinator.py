@@ -16,25 +16,25 @@ from chronorun.config.governance import ControlConfig
 from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.core.processes import ALONE, Processes, digest_plain
 from chronorun.errors import UserError
-from chronorun.lifecycle import aging
-from chronorun.lifecycle.actions import Action, Verdict
-from chronorun.lifecycle.archive import Archive
-from chronorun.lifecycle.basins import basin_records
-from chronorun.lifecycle.bundles import judge_by_probe, leave_one_out
-from chronorun.lifecycle.cycle import Outcome, advance
-from chronorun.lifecycle.decisions import LifecycleDecision, make_decision
-from chronorun.lifecycle.edit_plan import Decide
-from chronorun.lifecycle.logs import LifecycleLogs
-from chronorun.lifecycle.observation import LayerInput, SignalReader
-from chronorun.lifecycle.policy_state import PolicyState, due_probations
-from chronorun.lifecycle.population import Population
-from chronorun.lifecycle.receipts import ProbeLoss
-from chronorun.lifecycle.registry import Registry
-from chronorun.lifecycle.signals import LayerSignals, ProbationReading, check_signals
-from chronorun.lifecycle.states import ExpertState
-from chronorun.lifecycle.surgery import Surgeon
-from chronorun.lifecycle.tap import InputTap
-from chronorun.lifecycle.update_guard import UpdateGuard
+from chronorun.lifecycle.decide.actions import Action, Verdict
+from chronorun.lifecycle.decide.cycle import Outcome, advance
+from chronorun.lifecycle.decide.plans import Decide
+from chronorun.lifecycle.decide.policy_state import PolicyState, due_probations
+from chronorun.lifecycle.decide.signals import LayerSignals, ProbationReading, check_signals
+from chronorun.lifecycle.edit.archive import Archive
+from chronorun.lifecycle.edit.population import Population
+from chronorun.lifecycle.edit.receipts import ProbeLoss
+from chronorun.lifecycle.edit.surgery import Surgeon
+from chronorun.lifecycle.edit.undo import judge_by_probe, leave_one_out
+from chronorun.lifecycle.edit.update_guard import UpdateGuard
+from chronorun.lifecycle.experts import aging
+from chronorun.lifecycle.experts.basins import basin_records
+from chronorun.lifecycle.experts.registry import Registry
+from chronorun.lifecycle.experts.states import ExpertState
+from chronorun.lifecycle.observe.reader import LayerInput, SignalReader
+from chronorun.lifecycle.observe.tap import InputTap
+from chronorun.lifecycle.record.decisions import LifecycleDecision, make_decision
+from chronorun.lifecycle.record.logs import LifecycleLogs
 from chronorun.model.population import LOGIT_OFFSET, ROUTER_ROWS, PopulationModel
 from chronorun.model.shapes import Routing
 

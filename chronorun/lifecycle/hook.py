@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chronorun.lifecycle.coordinator import LifecycleCoordinator
-from chronorun.lifecycle.decisions import LifecycleDecision
+from chronorun.lifecycle.record.decisions import LifecycleDecision
 
 if TYPE_CHECKING:
     from chronorun.governance.controller import Controller

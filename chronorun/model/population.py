@@ -17,6 +17,11 @@ ROUTER_ROWS = "router.weight"
 LOGIT_OFFSET = "router.logit_offset"
 
 
+def is_router(name: str) -> bool:
+    """Return whether a slot tensor belongs to the router."""
+    return name.startswith("router.")
+
+
 class PopulationLayer(Protocol):
     """A layer whose experts are slots, counted along dimension 0 of some of its tensors.
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from chronorun.telemetry.snapshots import LayerSnapshot
+from chronorun.telemetry.layer import LayerSnapshot
 
 PRE_COLLAPSE_SNAPSHOTS = 3
 COLLAPSE_SNAPSHOTS = 5

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from chronorun.config.run import RunConfig
+from chronorun.core.tracker import RunInfo, Tracker
 from chronorun.tracking.logfile import LogFileTracker
 from chronorun.tracking.progress import progress_tracker
-from chronorun.tracking.protocol import RunInfo, Tracker
 from chronorun.tracking.wandb_tracker import WandbTracker, chosen_mode
 
 

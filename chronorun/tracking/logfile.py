@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from chronorun.core.text import one_line
+from chronorun.core.tracker import RunInfo
 from chronorun.tracking.lines import progress_line
-from chronorun.tracking.protocol import RunInfo
-from chronorun.tracking.text import one_line
 
 
 class LogFileTracker:

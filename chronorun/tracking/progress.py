@@ -12,11 +12,11 @@ from rich.live import Live
 from rich.text import Text
 
 from chronorun.config.observing import TrackingConfig
+from chronorun.core.screen import progress_screen, summary_screen
+from chronorun.core.text import one_line
+from chronorun.core.tracker import RunInfo
 from chronorun.tracking.lines import Part, figures, fit, progress_line
-from chronorun.tracking.protocol import RunInfo
-from chronorun.tracking.screen import progress_screen, summary_screen
 from chronorun.tracking.summary import render_summary
-from chronorun.tracking.text import one_line
 
 MIN_BAR, MAX_BAR = 8, 30
 

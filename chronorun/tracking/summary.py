@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chronorun.config.pasting import path_word, resume_command
-from chronorun.tracking.text import one_line
+from chronorun.core.text import one_line
 
 LABEL_WIDTH = 17
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from chronorun.config.observing import WandbConfig
-from chronorun.tracking.protocol import RunInfo
+from chronorun.core.tracker import RunInfo
 from chronorun.tracking.wandb_tracker import WandbTracker, chosen_mode
 
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]

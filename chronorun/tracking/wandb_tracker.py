@@ -11,9 +11,8 @@ from typing import Any
 
 from chronorun.config.observing import WandbConfig, WandbMode
 from chronorun.core.launch import find_place
-from chronorun.core.text import printable
-from chronorun.tracking.protocol import RunInfo
-from chronorun.tracking.text import one_line
+from chronorun.core.text import one_line, printable
+from chronorun.core.tracker import RunInfo
 from chronorun.tracking.wandb_environment import PROJECT, give_home, left_open
 
 LONGEST_ID = 64

@@ -1,14 +1,5 @@
 """The training loop, checkpoints and run folders."""
 
-from __future__ import annotations
+import lazy_loader
 
-from typing import TYPE_CHECKING
-
-from chronorun.core.exports import lazy_exports
-
-if TYPE_CHECKING:
-    from chronorun.training.runner import run_training
-
-__all__ = ["run_training"]
-
-__getattr__, __dir__ = lazy_exports(__name__, {"run_training": "runner"})
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,9 +9,9 @@ from chronorun.config.edits import EditsKind
 from chronorun.config.run import RunConfig
 from chronorun.core.jsonl import read_jsonl
 from chronorun.errors import UserError
-from chronorun.lifecycle.actions import Action
-from chronorun.lifecycle.cycle import advance
-from chronorun.lifecycle.edit_plan import Decide, PlannedEdit, double, follow
+from chronorun.lifecycle.decide.actions import Action
+from chronorun.lifecycle.decide.cycle import advance
+from chronorun.lifecycle.decide.plans import Decide, PlannedEdit, double, follow
 
 
 def decider(config: RunConfig) -> Decide:

@@ -10,8 +10,7 @@ from typing import Any
 from chronorun.core.closing import first_problem
 from chronorun.core.files import fsync_dir, sha256_file
 from chronorun.core.jsonl import JsonlWriter, LogState, orphan_bytes, refuse_link
-from chronorun.lifecycle.logs import NAMES as LIFECYCLE_LOGS
-from chronorun.lifecycle.logs import LifecycleLogs
+from chronorun.lifecycle.record.logs import NAMES as LIFECYCLE_LOGS, LifecycleLogs
 
 NAMES = (
     "metrics",

@@ -9,8 +9,8 @@ from typing import Any
 
 from chronorun.core.closing import first_problem
 from chronorun.core.processes import ALONE, Processes
+from chronorun.core.tracker import Tracker
 from chronorun.errors import RunInterrupted
-from chronorun.tracking.protocol import Tracker
 from chronorun.training.logs import RunLogs
 from chronorun.training.run_folder import finish_run_folder
 from chronorun.training.trainer import Trainer

@@ -17,7 +17,7 @@ from chronorun.core.jsonl import encode_json
 from chronorun.data import TokenizedCorpus
 from chronorun.telemetry.manifest import create_run_manifest
 from chronorun.telemetry.writer import write_manifest
-from chronorun.training.checkpoint import remove_leftovers
+from chronorun.training.checkpoints.folder import remove_leftovers
 from chronorun.training.logs import RunLogs
 
 

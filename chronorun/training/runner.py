@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from chronorun.config.run import RunConfig
 from chronorun.core.processes import ALONE, Processes
 from chronorun.core.threads import default_threads
+from chronorun.core.tracker import RunInfo, Tracker
 from chronorun.data import TokenizedCorpus, load_corpus
 from chronorun.errors import StorageError
 from chronorun.model import GPT
-from chronorun.tracking.protocol import RunInfo, Tracker
-from chronorun.training.checkpoint import (
+from chronorun.training.checkpoints.folder import (
     Checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -33,8 +33,8 @@ from chronorun.training.probe import Probe
 from chronorun.training.run_end import RunEnd
 from chronorun.training.run_folder import open_run_folder
 from chronorun.training.scenarios import build_scenario
-from chronorun.training.signals import StopRequest
 from chronorun.training.stepping import choose_device
+from chronorun.training.stop_request import StopRequest
 from chronorun.training.trainer import Trainer
 
 

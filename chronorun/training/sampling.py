@@ -13,10 +13,11 @@ from yaml import YAMLError
 from chronorun.config.fields import LARGEST_SEED
 from chronorun.config.pasting import resume_command
 from chronorun.config.run import RunConfig
+from chronorun.core.state import unpack
 from chronorun.data import Tokenizer, load_tokenizer
 from chronorun.errors import StorageError, UserError
 from chronorun.model import GPT, Twin
-from chronorun.training.checkpoint import (
+from chronorun.training.checkpoints.folder import (
     Checkpoint,
     best_of,
     list_checkpoints,
@@ -24,7 +25,6 @@ from chronorun.training.checkpoint import (
     newest_good_checkpoint,
 )
 from chronorun.training.heartbeat import attach_lens
-from chronorun.training.packing import unpack
 
 LOWEST_TEMPERATURE = 1e-30
 """Above 0, what logits in float32 can be divided by."""

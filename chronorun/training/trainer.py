@@ -17,11 +17,12 @@ import torch
 from chronorun.config.pasting import resume_command
 from chronorun.config.run import RunConfig
 from chronorun.core.processes import ALONE, Processes, digest_plain, digest_tensors
+from chronorun.core.state import pack, unpack
+from chronorun.core.tracker import Tracker
 from chronorun.data import TokenizedCorpus, domain_batches, fixed_batches
 from chronorun.errors import RunInterrupted
 from chronorun.model import GPT
-from chronorun.tracking.protocol import Tracker
-from chronorun.training.checkpoint import (
+from chronorun.training.checkpoints.folder import (
     Checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -30,15 +31,14 @@ from chronorun.training.checkpoint import (
     save_checkpoint,
     set_rng_state,
 )
-from chronorun.training.checkpoint_state import check_types
+from chronorun.training.checkpoints.state import check_types
 from chronorun.training.evaluate import evaluate
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.lifecycle_report import COLUMNS, decision_rows, describe, lifecycle_summary
 from chronorun.training.logs import RunLogs
-from chronorun.training.packing import pack, unpack
 from chronorun.training.scenarios import Scenario
-from chronorun.training.signals import StopRequest
 from chronorun.training.stepping import Stepper, StepResult, autocast
+from chronorun.training.stop_request import StopRequest
 
 
 class Trainer:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from unit.analysis.inspect_here import errors
 
-from chronorun.analysis.reading import read_records
+from chronorun.analysis.reading.run import read_records
 
 Chronorun = Callable[..., subprocess.CompletedProcess[str]]
 EAGER = (

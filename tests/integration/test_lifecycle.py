@@ -13,10 +13,10 @@ from typing import Any
 
 from conftest import NANO, Chronorun
 
-from chronorun.analysis.inspect_filters import Filters
-from chronorun.analysis.inspect_output import headline_record
-from chronorun.analysis.inspect_run import scan_run
-from chronorun.analysis.reading import Run
+from chronorun.analysis.inspect.filters import Filters
+from chronorun.analysis.inspect.output import headline_record
+from chronorun.analysis.inspect.view import scan_run
+from chronorun.analysis.reading.run import Run
 from chronorun.training.sampling import load_run_model
 
 BASE = (*NANO, "training.batch_size=16")

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from conftest import NANO, Chronorun, check_replays
 
-from chronorun.analysis.reading import Run
-from chronorun.analysis.replay import Replay, replay_run
-from chronorun.analysis.replay_whatif import WhatIf, what_if
+from chronorun.analysis.reading.run import Run
+from chronorun.analysis.replay.derive import Replay, replay_run
+from chronorun.analysis.replay.whatif import WhatIf, what_if
 from chronorun.errors import UserError
 
 BASE = (*NANO, "training.batch_size=16")

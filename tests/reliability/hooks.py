@@ -38,8 +38,8 @@ __all__ = [
 
 def regions() -> dict[str, Any]:
     """Return the functions that moments are counted in, by name."""
-    from chronorun.lifecycle.surgery import Surgeon
-    from chronorun.training.checkpoint import save_checkpoint
+    from chronorun.lifecycle.edit.surgery import Surgeon
+    from chronorun.training.checkpoints.folder import save_checkpoint
     from chronorun.training.stepping import Stepper
 
     return {

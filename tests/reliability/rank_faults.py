@@ -18,7 +18,7 @@ def _strike() -> None:
 
 def other_input(step: int) -> None:
     """Let the policies read another number, in its last digits."""
-    from chronorun.lifecycle.observation import SignalReader
+    from chronorun.lifecycle.observe.reader import SignalReader
 
     read = SignalReader.read
 
@@ -64,7 +64,7 @@ def other_count(step: int) -> None:
 
 def skipped_edit(step: int) -> None:
     """Leave the layer as it is where an expert is to come or go."""
-    from chronorun.lifecycle.surgery import Surgeon
+    from chronorun.lifecycle.edit.surgery import Surgeon
 
     apply = Surgeon.apply
 

@@ -18,11 +18,11 @@ from typing import Any
 
 WARM = (
     "chronorun.cli.train",
-    "chronorun.cli.hydra_bridge",
+    "chronorun.config.hydra_bridge",
     "chronorun.config.compose",
     "chronorun.training.runner",
     "chronorun.tracking.group",
-    "chronorun.analysis.report",
+    "chronorun.analysis.report.page",
     "torch.nn.parallel",
     "torch.distributed.rendezvous",
     "chronorun.training.replica",

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from chronorun.core.state import unpack
 from chronorun.errors import StorageError
-from chronorun.lifecycle.archive import Archive
-from chronorun.training.checkpoint import load_checkpoint, newest_good_checkpoint
+from chronorun.lifecycle.edit.archive import Archive
+from chronorun.training.checkpoints.folder import load_checkpoint, newest_good_checkpoint
 from chronorun.training.logs import RunLogs
-from chronorun.training.packing import unpack
 from reliability import nano
 from reliability.commands import Commands
 from reliability.figures import Figures

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chronorun.training.checkpoint import load_checkpoint
+from chronorun.training.checkpoints.folder import load_checkpoint
 from reliability import nano
 from reliability.commands import Commands, Done
 from reliability.figures import Figures

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chronorun.training.checkpoint_manifest import MANIFEST, make_manifest
+from chronorun.training.checkpoints.manifest import MANIFEST, make_manifest
 from reliability import fuzzing, nano
 from reliability.commands import Commands
 from reliability.figures import Figures

@@ -15,8 +15,8 @@ import torch
 from chronorun.core.launch import Place
 from chronorun.core.processes import Processes
 from chronorun.errors import StorageError
-from chronorun.training.checkpoint import load_checkpoint, told_as_misfit
-from chronorun.training.checkpoint_state import check_types
+from chronorun.training.checkpoints.folder import load_checkpoint, told_as_misfit
+from chronorun.training.checkpoints.state import check_types
 from reliability import nano
 from reliability.commands import Commands
 from reliability.test_fuzz_checkpoints import sign

@@ -12,9 +12,9 @@ import torch
 
 from chronorun.core.files import write_atomically
 from chronorun.errors import StorageError
-from chronorun.lifecycle.archive import Archive, Archived
-from chronorun.lifecycle.surgery import Saved
-from chronorun.training.checkpoint import (
+from chronorun.lifecycle.edit.archive import Archive, Archived
+from chronorun.lifecycle.edit.surgery import Saved
+from chronorun.training.checkpoints.folder import (
     Checkpoint,
     newest_good_checkpoint,
     prune_checkpoints,

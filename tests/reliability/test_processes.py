@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from chronorun.analysis.reading import Run
-from chronorun.analysis.replay import replay_run
-from chronorun.analysis.replay_whatif import what_if
+from chronorun.analysis.reading.run import Run
+from chronorun.analysis.replay.derive import replay_run
+from chronorun.analysis.replay.whatif import what_if
 from chronorun.config.lifecycle import LifecycleConfig
 from reliability import nano
 from reliability.commands import Commands

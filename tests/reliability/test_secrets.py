@@ -76,7 +76,7 @@ def test_no_module_of_the_package_unpickles() -> None:
 WITHOUT_PICKLE = """
 import pickle, sys, torch
 def refuse(*_a, **_k): raise AssertionError("pickle was used")
-from chronorun.training.checkpoint import newest_good_checkpoint
+from chronorun.training.checkpoints.folder import newest_good_checkpoint
 from pathlib import Path
 pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse
 found, _ = newest_good_checkpoint(Path(sys.argv[1]))

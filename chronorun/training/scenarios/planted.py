@@ -14,13 +14,13 @@ import torch
 
 from chronorun.config.lifecycle import LifecycleConfig, MergeOffset
 from chronorun.errors import UserError
-from chronorun.lifecycle import births
-from chronorun.lifecycle.archive import Archived
-from chronorun.lifecycle.receipts import Reading, receipt, take_reading
-from chronorun.lifecycle.registry import Registry
-from chronorun.lifecycle.states import ExpertState
-from chronorun.lifecycle.surgery import Edit, Saved, Surgeon
-from chronorun.lifecycle.update_guard import UpdateGuard
+from chronorun.lifecycle.edit import births
+from chronorun.lifecycle.edit.archive import Archived
+from chronorun.lifecycle.edit.receipts import Reading, receipt, take_reading
+from chronorun.lifecycle.edit.surgery import Edit, Saved, Surgeon
+from chronorun.lifecycle.edit.update_guard import UpdateGuard
+from chronorun.lifecycle.experts.registry import Registry
+from chronorun.lifecycle.experts.states import ExpertState
 from chronorun.model import MoELayer
 from chronorun.model.population import LOGIT_OFFSET, ROUTER_ROWS
 from chronorun.model.shapes import Routing

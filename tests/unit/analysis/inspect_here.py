@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chronorun import analysis
+from chronorun.analysis import inspect
 from chronorun.cli.main import run_command_line
 
 SEED_RECORD = {
@@ -29,7 +29,7 @@ SEED_RECORD = {
     },
     "config_snapshot": {"spawn_patience": 5, "spawn_init_strategy": "clone_and_perturb"},
 }
-SCHEMA = json.loads((Path(analysis.__path__[0]) / "inspect.schema.json").read_text("utf-8"))
+SCHEMA = json.loads((Path(inspect.__path__[0]) / "inspect.schema.json").read_text("utf-8"))
 
 
 @dataclass

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from unit.analysis.inspect_here import Inspect, decision, errors, inspect, small_run, write_log
 
-from chronorun.analysis import inspect_follow
-from chronorun.analysis.inspect_records import Decision
-from chronorun.analysis.reading import Notices, Run, read_records, read_typed
-from chronorun.analysis.sparklines import Series, spark
+from chronorun.analysis.inspect import follow as inspect_follow
+from chronorun.analysis.inspect.sparkline import Series, spark
+from chronorun.analysis.reading.records import Decision
+from chronorun.analysis.reading.run import Notices, Run, read_records, read_typed
 
 __all__ = ["inspect"]
 
@@ -93,7 +93,7 @@ def test_a_log_of_nobodys_is_summed_up(inspect: Inspect, tmp_path: Path) -> None
 def test_a_long_log_says_that_its_figures_are_thinned(
     inspect: Inspect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chronorun.analysis.inspect_logs.MANY_LINES", 100)
+    monkeypatch.setattr("chronorun.analysis.inspect.any_log.MANY_LINES", 100)
     write_log(tmp_path / "x.jsonl", [{"step": i, "a/b": i} for i in range(1003)])
     found = json.loads(inspect("x.jsonl", "--json").out)
     assert found["lines"] == 1003
@@ -182,7 +182,7 @@ def test_ctrl_c_ends_following_with_130(
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("chronorun.analysis.inspect_follow.time.sleep", interrupted)
+    monkeypatch.setattr("chronorun.analysis.inspect.follow.time.sleep", interrupted)
     write_log(tmp_path / "lifecycle_decisions.jsonl", [decision()])
     shown = inspect(".", "--follow")
     assert (shown.code, shown.err) == (130, "chronorun: error: interrupted\n")

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 from report_runs import HOSTILE, SEED_RECORD, small_run, write_log
 
-from chronorun.analysis.plots import write_plot
-from chronorun.analysis.reading import Run
+from chronorun.analysis.reading.run import Run
+from chronorun.analysis.report.plots import write_plot
 from chronorun.errors import UserError
 
 

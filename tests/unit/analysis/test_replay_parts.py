@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from unit.lifecycle.signal_builders import expert, hogged, layer
 
-from chronorun.analysis import replay_signals
-from chronorun.analysis.reading import Run
-from chronorun.analysis.replay_books import Books
-from chronorun.analysis.replay_config import changed_fields, load_config, overridden
-from chronorun.analysis.replay_logs import (
+from chronorun.analysis.reading.run import Run
+from chronorun.analysis.replay import signals as replay_signals
+from chronorun.analysis.replay.books import Books
+from chronorun.analysis.replay.config import changed_fields, load_config, overridden
+from chronorun.analysis.replay.lines import (
     MISSING,
     Differs,
     Line,
@@ -23,18 +23,18 @@ from chronorun.analysis.replay_logs import (
     check,
     first_difference,
 )
-from chronorun.analysis.replay_project import OtherHistory
-from chronorun.analysis.replay_signals import seal_of, weight_deviation
-from chronorun.analysis.replay_whatif import Made, WhatIf
+from chronorun.analysis.replay.projection import OtherHistory
+from chronorun.analysis.replay.signals import seal_of, weight_deviation
+from chronorun.analysis.replay.whatif import Made, WhatIf
 from chronorun.config.lifecycle import LifecycleConfig, TwoModeUse
 from chronorun.config.run import RunConfig
 from chronorun.errors import StorageError, UserError
-from chronorun.lifecycle import observation
-from chronorun.lifecycle.actions import Action, Candidate, Status, Verdict
-from chronorun.lifecycle.basins import BasinEntry
-from chronorun.lifecycle.decisions import LifecycleDecision, make_decision
-from chronorun.lifecycle.registry import Registry
-from chronorun.lifecycle.states import ExpertState
+from chronorun.lifecycle.decide.actions import Action, Candidate, Status, Verdict
+from chronorun.lifecycle.experts.basins import BasinEntry
+from chronorun.lifecycle.experts.registry import Registry
+from chronorun.lifecycle.experts.states import ExpertState
+from chronorun.lifecycle.observe import reader as observation
+from chronorun.lifecycle.record.decisions import LifecycleDecision, make_decision
 
 # --- comparing
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import chronorun.analysis.replay_sweep as room
-from chronorun.analysis.replay import Replay, Tally
-from chronorun.analysis.replay_config import PlannedRunError
+import chronorun.analysis.replay.sweep as room
+from chronorun.analysis.replay.config import PlannedRunError
+from chronorun.analysis.replay.derive import Replay, Tally
 from chronorun.cli.replay import replay_command
 from chronorun.errors import UserError
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from report_runs import HOSTILE, SEED_RECORD, decision, small_run, write_log
 
-from chronorun.analysis.reading import Run
-from chronorun.analysis.report import write_report
+from chronorun.analysis.reading.run import Run
+from chronorun.analysis.report.page import write_report
 from chronorun.errors import StorageError
 
 VOID = {"meta", "link", "br"}
@@ -285,7 +285,7 @@ def test_no_heavy_library_is_imported(tmp_path: Path, module: str) -> None:
     }[module]
     code = (
         f"import sys; from pathlib import Path; from chronorun.analysis import {module}\n"
-        f"from chronorun.analysis.reading import Run\n"
+        f"from chronorun.analysis.reading.run import Run\n"
         f"before = set(sys.modules); run = Run.open(Path({str(folder)!r})); {call}\n"
         f"heavy = {{'torch', 'datasets', 'wandb', 'matplotlib.pyplot'}}\n"
         f"print(sorted(heavy & set(sys.modules)), 'matplotlib' in before)"

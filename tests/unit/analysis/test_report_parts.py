@@ -6,15 +6,14 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from chronorun.analysis.report_data import LayerData, Life, lives
-from chronorun.analysis.report_edits import natural, read_edits, short_name
-from chronorun.analysis.report_fields import figure, finite, integer, shown
-from chronorun.analysis.report_thinning import ThinnedColumns, ThinnedLine
-from chronorun.analysis.svg import Scale, short_step
-from chronorun.analysis.svg_charts import depth, family_order
+from chronorun.analysis.reading.fields import figure, finite, integer, shown
+from chronorun.analysis.reading.thinning import ThinnedColumns, ThinnedLine
+from chronorun.analysis.report.charts import depth, family_order
+from chronorun.analysis.report.edits import natural, read_edits, short_name
+from chronorun.analysis.report.gather import LayerData, Life, lives
+from chronorun.analysis.report.svg import Scale, short_step
 
 finite_floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
 

@@ -13,7 +13,7 @@ import typer
 
 from chronorun.cli.app import app
 from chronorun.cli.completion import COMMANDS, FLAG_VALUES, complete, script
-from chronorun.cli.hydra_bridge import parse
+from chronorun.config.hydra_bridge import parse
 from chronorun.config.paths import group_options
 from chronorun.errors import UserError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import chronorun.analysis.replay as replay
+import chronorun.analysis.replay.derive as replay
 import chronorun.training.sampling as sampling
 from chronorun.cli.replay import replay_command
 from chronorun.cli.sample import sample_command

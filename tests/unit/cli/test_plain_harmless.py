@@ -11,14 +11,14 @@ from unit.analysis.test_inspect_hostile import CONTROLS, MARKUP, harmed
 
 import chronorun.cli.replay as command
 import chronorun.training.sampling as sampling
-from chronorun.analysis.bench_table import render_table
-from chronorun.analysis.replay import Replay, Tally
-from chronorun.analysis.replay_logs import Difference
-from chronorun.analysis.replay_sweep import OneReplay, SweepReplay
-from chronorun.analysis.replay_whatif import Made, WhatIf
-from chronorun.analysis.verdicts import CellVerdict
+from chronorun.analysis.replay.derive import Replay, Tally
+from chronorun.analysis.replay.lines import Difference
+from chronorun.analysis.replay.sweep import OneReplay, SweepReplay
+from chronorun.analysis.replay.whatif import Made, WhatIf
+from chronorun.bench.evidence.verdicts import CellVerdict
+from chronorun.bench.report.screen import render_table
 from chronorun.cli.sample import sample_command
-from chronorun.tracking.screen import Screen
+from chronorun.core.screen import Screen
 
 TEXTS = [*(CONTROLS[i : i + 40] for i in range(0, len(CONTROLS), 40)), *MARKUP]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chronorun.cli.terminal import open_streams
+from chronorun.core.terminal import open_streams
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from chronorun.config.describe import all_fields, default_run_fields, flatten, markdown_table
+from chronorun.config.describe import all_fields, flatten
 from chronorun.config.paths import group_options, groups, option_summary
+from chronorun.config.reference import default_run_fields, markdown_table
 
 
 def test_every_field_has_a_meaning() -> None:

@@ -8,8 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from chronorun.config.overrides import parse_overrides
 from chronorun.config.pasting import command_line, path_word, resume_command

@@ -3,8 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from chronorun.config.data import DataConfig, Source
 from chronorun.data.blocks import block_bytes, cut_blocks, quota_bytes

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from chronorun.governance import ChronoLens, IdentityLens, SteeringMode, compute_lens_aux_loss
 

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from chronorun.config.lifecycle import LifecycleConfig
-from chronorun.lifecycle.actions import Action, Candidate, Status, Verdict
-from chronorun.lifecycle.cycle import Outcome, advance
-from chronorun.lifecycle.policy_state import LayerPolicy, PolicyState
-from chronorun.lifecycle.signals import (
+from chronorun.lifecycle.decide.actions import Action, Candidate, Status, Verdict
+from chronorun.lifecycle.decide.cycle import Outcome, advance
+from chronorun.lifecycle.decide.policy_state import LayerPolicy, PolicyState
+from chronorun.lifecycle.decide.signals import (
     ArchiveMatch,
     ExpertSignals,
     LayerSignals,
@@ -22,8 +22,8 @@ from chronorun.lifecycle.signals import (
     ProbationReading,
     check_signals,
 )
-from chronorun.lifecycle.states import ExpertState
-from chronorun.lifecycle.view import LayerView
+from chronorun.lifecycle.decide.view import LayerView
+from chronorun.lifecycle.experts.states import ExpertState
 
 S = ExpertState
 

@@ -11,15 +11,15 @@ from torch import Tensor
 from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.config.model import ModelConfig, RouterConfig
 from chronorun.config.training import OptimizerConfig
-from chronorun.lifecycle.actions import Action, Candidate, Status, Verdict
-from chronorun.lifecycle.archive import Archive
-from chronorun.lifecycle.decisions import LifecycleDecision, make_decision
-from chronorun.lifecycle.moments import Moments, read_moments
-from chronorun.lifecycle.population import Population
-from chronorun.lifecycle.registry import Registry
-from chronorun.lifecycle.surgery import Surgeon
-from chronorun.lifecycle.tap import InputTap
-from chronorun.lifecycle.update_guard import UpdateGuard
+from chronorun.lifecycle.decide.actions import Action, Candidate, Status, Verdict
+from chronorun.lifecycle.edit.archive import Archive
+from chronorun.lifecycle.edit.moments import Moments, read_moments
+from chronorun.lifecycle.edit.population import Population
+from chronorun.lifecycle.edit.surgery import Surgeon
+from chronorun.lifecycle.edit.update_guard import UpdateGuard
+from chronorun.lifecycle.experts.registry import Registry
+from chronorun.lifecycle.observe.tap import InputTap
+from chronorun.lifecycle.record.decisions import LifecycleDecision, make_decision
 from chronorun.model import GPT, MoELayer, read_expert
 from chronorun.model.shapes import Routing
 from chronorun.training.optimizer import build_optimizer

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
-from chronorun.lifecycle.aging import settle, tick
-from chronorun.lifecycle.registry import Registry
-from chronorun.lifecycle.states import ExpertState
+from chronorun.lifecycle.experts.aging import settle, tick
+from chronorun.lifecycle.experts.registry import Registry
+from chronorun.lifecycle.experts.states import ExpertState
 
 S = ExpertState
 

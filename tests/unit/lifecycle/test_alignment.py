@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chronorun.lifecycle.alignment import align, average, hidden_permutation, permute_hidden
+from chronorun.lifecycle.edit.alignment import align, average, hidden_permutation, permute_hidden
 
 AXES = {"experts.w1": 1, "experts.w2": 0}
 D_MODEL, D_FF = 6, 5

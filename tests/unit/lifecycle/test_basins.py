@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 
-from chronorun.lifecycle.basins import (
+from chronorun.lifecycle.experts.basins import (
     CO_ACTIVATIONS_KEPT,
     BasinEntry,
     BasinHistory,

@@ -18,9 +18,9 @@ from chronorun.config.lifecycle import (
     SpawnInit,
 )
 from chronorun.config.model import GateOrder, RouterConfig
-from chronorun.lifecycle import births
-from chronorun.lifecycle.alignment import permute_hidden
-from chronorun.lifecycle.surgery import Saved
+from chronorun.lifecycle.edit import births
+from chronorun.lifecycle.edit.alignment import permute_hidden
+from chronorun.lifecycle.edit.surgery import Saved
 from chronorun.model import MoELayer, read_expert
 from chronorun.model.population import LOGIT_OFFSET, ROUTER_ROWS, rebuild
 

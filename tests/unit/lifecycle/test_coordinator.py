@@ -20,19 +20,19 @@ from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.config.model import GateOrder, RouterConfig
 from chronorun.config.observing import TelemetryConfig
 from chronorun.config.training import OptimizerConfig
+from chronorun.core.state import pack, unpack
 from chronorun.errors import UserError
 from chronorun.governance import ControlDecision, Controller
 from chronorun.lifecycle import LifecycleCoordinator, LifecycleDecision, LifecycleHook
-from chronorun.lifecycle.actions import Action, Candidate, Status, Verdict
-from chronorun.lifecycle.decisions import make_decision
-from chronorun.lifecycle.logs import LifecycleLogs
-from chronorun.lifecycle.states import ExpertState
+from chronorun.lifecycle.decide.actions import Action, Candidate, Status, Verdict
+from chronorun.lifecycle.experts.states import ExpertState
+from chronorun.lifecycle.record.decisions import make_decision
+from chronorun.lifecycle.record.logs import LifecycleLogs
 from chronorun.model.shapes import Routing
 from chronorun.telemetry import LayerSnapshot, RoutingRecorder, SystemSnapshot
-from chronorun.training.checkpoint import load_optimizer_tensors, optimizer_tensors
+from chronorun.training.checkpoints.folder import load_optimizer_tensors, optimizer_tensors
 from chronorun.training.heartbeat import attach_lens
 from chronorun.training.optimizer import build_optimizer
-from chronorun.training.packing import pack, unpack
 
 EVERY = 3
 """Steps from one checkpoint to the next."""

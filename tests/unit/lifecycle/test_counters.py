@@ -7,11 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from chronorun.config.lifecycle import LifecycleConfig, TwoModeUse
-from chronorun.lifecycle.counters import (
+from chronorun.lifecycle.decide.counters import (
     LayerCounters,
     converged_pairs,
     has_converged,
@@ -26,8 +25,13 @@ from chronorun.lifecycle.counters import (
     spawn_overflow,
     update_counters,
 )
-from chronorun.lifecycle.signals import ExpertSignals, LayerSignals, PairSignals, check_signals
-from chronorun.lifecycle.states import ExpertState
+from chronorun.lifecycle.decide.signals import (
+    ExpertSignals,
+    LayerSignals,
+    PairSignals,
+    check_signals,
+)
+from chronorun.lifecycle.experts.states import ExpertState
 
 S = ExpertState
 CONFIG = LifecycleConfig()

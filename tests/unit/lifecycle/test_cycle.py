@@ -8,8 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from unit.lifecycle.signal_builders import (
     Policy,
     Population,
@@ -30,11 +29,11 @@ from unit.lifecycle.signal_builders import (
 )
 
 from chronorun.config.lifecycle import LifecycleConfig
-from chronorun.lifecycle.actions import GROWS, SHRINKS, Action, Status
-from chronorun.lifecycle.cycle import advance
-from chronorun.lifecycle.policy_state import PolicyState, Probation
-from chronorun.lifecycle.signals import LayerSignals, PairSignals, ProbationReading
-from chronorun.lifecycle.states import ExpertState
+from chronorun.lifecycle.decide.actions import GROWS, SHRINKS, Action, Status
+from chronorun.lifecycle.decide.cycle import advance
+from chronorun.lifecycle.decide.policy_state import PolicyState, Probation
+from chronorun.lifecycle.decide.signals import LayerSignals, PairSignals, ProbationReading
+from chronorun.lifecycle.experts.states import ExpertState
 
 KINDS: dict[str, LayerSignals] = {
     "PRUNE": dead(3),

@@ -10,9 +10,9 @@ import pytest
 from unit.lifecycle.signal_builders import Policy, alike, dead, eager, hogged, starving
 
 from chronorun.config.lifecycle import LifecycleConfig
-from chronorun.lifecycle.actions import Action
-from chronorun.lifecycle.decisions import LifecycleDecision, make_decision
-from chronorun.lifecycle.signals import LayerSignals
+from chronorun.lifecycle.decide.actions import Action
+from chronorun.lifecycle.decide.signals import LayerSignals
+from chronorun.lifecycle.record.decisions import LifecycleDecision, make_decision
 
 # The published example, word for word.
 PUBLISHED: dict[str, Any] = {

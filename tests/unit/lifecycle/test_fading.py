@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load, save
 from unit.lifecycle.small_run import SmallRun, same
 
-from chronorun.lifecycle.actions import Action, Candidate
-from chronorun.lifecycle.decisions import LifecycleDecision
-from chronorun.lifecycle.states import ExpertState
-from chronorun.lifecycle.surgery import Edit
-from chronorun.training.packing import pack, unpack
+from chronorun.core.state import pack, unpack
+from chronorun.lifecycle.decide.actions import Action, Candidate
+from chronorun.lifecycle.edit.surgery import Edit
+from chronorun.lifecycle.experts.states import ExpertState
+from chronorun.lifecycle.record.decisions import LifecycleDecision
 
 RAMP = 6
 

@@ -19,10 +19,10 @@ from unit.lifecycle.signal_builders import (
 )
 
 from chronorun.config.lifecycle import LifecycleConfig
-from chronorun.lifecycle.actions import Action, Status
-from chronorun.lifecycle.harm import is_harm, judge, learn, reading_of
-from chronorun.lifecycle.policy_state import LayerPolicy, PolicyState, Probation
-from chronorun.lifecycle.signals import ProbationReading
+from chronorun.lifecycle.decide.actions import Action, Status
+from chronorun.lifecycle.decide.harm import is_harm, judge, learn, reading_of
+from chronorun.lifecycle.decide.policy_state import LayerPolicy, PolicyState, Probation
+from chronorun.lifecycle.decide.signals import ProbationReading
 
 CONFIG = LifecycleConfig()
 SPLIT = Probation(4, Action.SPLIT, 0, ("L0_E3", "L0_E1"), due=5)

@@ -15,7 +15,7 @@ from unit.model.moe_reference import make_layer
 
 from chronorun.config.lifecycle import ChildMoments, MergedMoments
 from chronorun.errors import UserError
-from chronorun.lifecycle.moments import (
+from chronorun.lifecycle.edit.moments import (
     Moments,
     averaged_moments,
     child_moments,
@@ -25,7 +25,7 @@ from chronorun.lifecycle.moments import (
     read_moments,
     write_moments,
 )
-from chronorun.lifecycle.update_guard import UpdateGuard
+from chronorun.lifecycle.edit.update_guard import UpdateGuard
 from chronorun.model import MoELayer, read_expert
 from chronorun.model.population import rebuild
 from chronorun.model.twins import Twin

@@ -6,11 +6,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 
-from chronorun.lifecycle.offset_match import match_offset
+from chronorun.lifecycle.edit.offset_match import match_offset
 
 INF = math.inf
 

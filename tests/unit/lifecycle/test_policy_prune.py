@@ -6,15 +6,24 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from unit.lifecycle.signal_builders import Policy, dead, done, eager, healthy, told, view_of, why
-from unit.lifecycle.signal_builders import with_experts as changed
+from unit.lifecycle.signal_builders import (
+    Policy,
+    dead,
+    done,
+    eager,
+    healthy,
+    told,
+    view_of,
+    why,
+    with_experts as changed,
+)
 
 from chronorun.config.lifecycle import LifecycleConfig
-from chronorun.lifecycle.actions import Action, Status
-from chronorun.lifecycle.counters import LayerCounters
-from chronorun.lifecycle.policy_state import LayerPolicy
-from chronorun.lifecycle.prune import propose
-from chronorun.lifecycle.states import ExpertState
+from chronorun.lifecycle.decide.actions import Action, Status
+from chronorun.lifecycle.decide.counters import LayerCounters
+from chronorun.lifecycle.decide.policy_state import LayerPolicy
+from chronorun.lifecycle.decide.prune import propose
+from chronorun.lifecycle.experts.states import ExpertState
 
 
 def pruning(**more: Any) -> LifecycleConfig:

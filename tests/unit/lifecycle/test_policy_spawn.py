@@ -20,11 +20,11 @@ from unit.lifecycle.signal_builders import (
 )
 
 from chronorun.config.lifecycle import LifecycleConfig
-from chronorun.lifecycle.actions import Action
-from chronorun.lifecycle.counters import LayerCounters
-from chronorun.lifecycle.policy_state import LayerPolicy, PolicyState, Probation
-from chronorun.lifecycle.signals import ArchiveMatch
-from chronorun.lifecycle.spawn import propose, rank
+from chronorun.lifecycle.decide.actions import Action
+from chronorun.lifecycle.decide.counters import LayerCounters
+from chronorun.lifecycle.decide.policy_state import LayerPolicy, PolicyState, Probation
+from chronorun.lifecycle.decide.signals import ArchiveMatch
+from chronorun.lifecycle.decide.spawn import propose, rank
 
 
 def starved_for(checkpoints: int) -> LayerPolicy:

@@ -18,11 +18,11 @@ from unit.lifecycle.signal_builders import (
 )
 
 from chronorun.config.lifecycle import LifecycleConfig
-from chronorun.lifecycle.actions import Action
-from chronorun.lifecycle.counters import LayerCounters
-from chronorun.lifecycle.policy_state import LayerPolicy
-from chronorun.lifecycle.split import propose
-from chronorun.lifecycle.states import ExpertState
+from chronorun.lifecycle.decide.actions import Action
+from chronorun.lifecycle.decide.counters import LayerCounters
+from chronorun.lifecycle.decide.policy_state import LayerPolicy
+from chronorun.lifecycle.decide.split import propose
+from chronorun.lifecycle.experts.states import ExpertState
 
 
 def overloaded_for(checkpoints: int) -> LayerPolicy:

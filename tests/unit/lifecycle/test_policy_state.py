@@ -9,9 +9,14 @@ import pytest
 from unit.lifecycle.signal_builders import through_json
 
 from chronorun.config.lifecycle import LifecycleConfig
-from chronorun.lifecycle.actions import Action
-from chronorun.lifecycle.counters import LayerCounters
-from chronorun.lifecycle.policy_state import LayerPolicy, PolicyState, Probation, due_probations
+from chronorun.lifecycle.decide.actions import Action
+from chronorun.lifecycle.decide.counters import LayerCounters
+from chronorun.lifecycle.decide.policy_state import (
+    LayerPolicy,
+    PolicyState,
+    Probation,
+    due_probations,
+)
 
 
 def full() -> PolicyState:

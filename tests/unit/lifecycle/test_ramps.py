@@ -6,11 +6,10 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from unit.lifecycle.small_run import SmallRun
 
-from chronorun.lifecycle.ramps import Ramp
+from chronorun.lifecycle.experts.ramps import Ramp
 
 
 @given(st.integers(0, 1000), st.integers(1, 200), st.floats(-9, 9), st.floats(-9, 0))

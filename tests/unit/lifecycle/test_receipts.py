@@ -10,7 +10,7 @@ import torch
 from unit.lifecycle.small_run import SmallRun
 
 from chronorun.config.model import GateOrder, RouterConfig
-from chronorun.lifecycle.receipts import Reading, receipt, take_reading
+from chronorun.lifecycle.edit.receipts import Reading, receipt, take_reading
 from chronorun.model.population import rebuild
 from chronorun.model.shapes import Routing
 

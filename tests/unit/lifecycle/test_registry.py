@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from chronorun.lifecycle.basins import BasinEntry
-from chronorun.lifecycle.registry import Registry
-from chronorun.lifecycle.states import ExpertState, LifecycleError
+from chronorun.lifecycle.experts.basins import BasinEntry
+from chronorun.lifecycle.experts.registry import Registry
+from chronorun.lifecycle.experts.states import ExpertState, LifecycleError
 
 S = ExpertState
 

@@ -13,7 +13,7 @@ from chronorun.config.model import ModelConfig, RouterConfig
 from chronorun.config.observing import TelemetryConfig
 from chronorun.core.launch import Place
 from chronorun.core.processes import ALONE, Processes
-from chronorun.lifecycle.tap import InputTap
+from chronorun.lifecycle.observe.tap import InputTap
 from chronorun.model import Routing
 from chronorun.model.moe import MoELayer
 from chronorun.telemetry import RoutingRecorder

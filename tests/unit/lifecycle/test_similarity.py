@@ -7,14 +7,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 
 from chronorun.config.lifecycle import LifecycleConfig
-from chronorun.lifecycle.basins import BasinEntry
-from chronorun.lifecycle.similarity import (
+from chronorun.lifecycle.decide.similarity import (
     basin_overlap,
     cluster_of,
     js_overlap,
@@ -22,6 +20,7 @@ from chronorun.lifecycle.similarity import (
     pair_signals,
     similarity,
 )
+from chronorun.lifecycle.experts.basins import BasinEntry
 
 Array = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from chronorun.errors import ChronorunError
-from chronorun.lifecycle.states import LIVE, ExpertState, LifecycleError, check_transition
+from chronorun.lifecycle.experts.states import LIVE, ExpertState, LifecycleError, check_transition
 
 # LIFECYCLE, "Registry and states", row by row. The two rows that are births (from nothing, and from
 # an archived expert's weights) make a new id and are tested with the registry.

@@ -6,17 +6,16 @@ import json
 import math
 from collections.abc import Callable
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 from unit.lifecycle.small_run import SmallRun, make_model, same
 
 from chronorun.config.lifecycle import ChildMoments, LifecycleConfig, ParentMoments, SpawnInit
-from chronorun.lifecycle.actions import Action
-from chronorun.lifecycle.states import ExpertState
-from chronorun.training.checkpoint import load_optimizer_tensors, optimizer_tensors
-from chronorun.training.packing import pack, unpack
+from chronorun.core.state import pack, unpack
+from chronorun.lifecycle.decide.actions import Action
+from chronorun.lifecycle.experts.states import ExpertState
+from chronorun.training.checkpoints.folder import load_optimizer_tensors, optimizer_tensors
 
 MOST_EXPERTS = 7
 KINDS = ["split", "spawn", "prune", "merge", "revive", "rollback", "release", "train"]

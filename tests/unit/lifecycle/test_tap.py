@@ -8,9 +8,9 @@ from torch import Tensor
 from unit.lifecycle.small_run import SmallRun, batch
 
 from chronorun.config.model import GateOrder, RouterConfig
-from chronorun.lifecycle.tap import InputTap
+from chronorun.core.state import pack, unpack
+from chronorun.lifecycle.observe.tap import InputTap
 from chronorun.model.shapes import Routing
-from chronorun.training.packing import pack, unpack
 
 EPS = 1e-2
 

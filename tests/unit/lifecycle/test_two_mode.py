@@ -6,11 +6,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 
-from chronorun.lifecycle.two_mode import (
+from chronorun.lifecycle.observe.two_mode import (
     MIN_INPUTS,
     TwoModes,
     _principal_direction,

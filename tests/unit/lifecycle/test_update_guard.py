@@ -15,8 +15,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from unit.model.moe_reference import make_layer
 
-from chronorun.lifecycle.moments import move_moments, read_moments, write_moments
-from chronorun.lifecycle.update_guard import UpdateGuard, correction_factors
+from chronorun.lifecycle.edit.moments import move_moments, read_moments, write_moments
+from chronorun.lifecycle.edit.update_guard import UpdateGuard, correction_factors
 from chronorun.model import MoELayer, read_expert
 from chronorun.model.population import rebuild
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from unit.model.moe_reference import make_layer
 
-from chronorun.lifecycle.weights import ALL_EXACT_UP_TO, WeightWatch, flat_weights
+from chronorun.lifecycle.observe.weights import ALL_EXACT_UP_TO, WeightWatch, flat_weights
 from chronorun.model import MoELayer
 from chronorun.model.population import rebuild
 

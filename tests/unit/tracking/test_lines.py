@@ -3,11 +3,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
+from chronorun.core.text import one_line
 from chronorun.tracking.lines import duration, experts_alive, progress_line, tokens_rate
-from chronorun.tracking.text import one_line
 
 STEERED = {
     "train/loss": 1.23456,

@@ -10,8 +10,8 @@ from rich.cells import cell_len
 from tracker_fakes import run_info, screen
 
 from chronorun.config.observing import TrackingConfig
+from chronorun.core.screen import Screen
 from chronorun.tracking.progress import LiveProgress, PlainProgress, progress_tracker
-from chronorun.tracking.screen import Screen
 
 METRICS = {"train/loss": 2.0, "tokens_per_second": 1500.0}
 STEERED = METRICS | {

@@ -106,7 +106,7 @@ def test_disabled_imports_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from chronorun.config.run import RunConfig\n"
-        "from chronorun.tracking import RunInfo, build_trackers\n"
+        "from chronorun.core.tracker import RunInfo, build_trackers\n"
         "group = build_trackers(RunConfig(), Path(sys.argv[1]))\n"
         "group.start(RunInfo('r', Path(sys.argv[1]), 1, 0, 1, {}, {}, None))\n"
         "group.log(1, {'train/loss': 1.0}); group.finish({})\n"
@@ -255,7 +255,7 @@ import random, signal, sys
 from pathlib import Path
 import numpy, torch
 from chronorun.config.observing import WandbConfig, WandbMode
-from chronorun.tracking import RunInfo
+from chronorun.core.tracker import RunInfo
 from chronorun.tracking.wandb_tracker import WandbTracker
 
 def state():

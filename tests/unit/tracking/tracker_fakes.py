@@ -7,8 +7,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from chronorun.tracking import RunInfo
-from chronorun.tracking.screen import Screen
+from chronorun.core.screen import Screen
+from chronorun.core.tracker import RunInfo
 
 
 def run_info(run_dir: Path, **changes: Any) -> RunInfo:

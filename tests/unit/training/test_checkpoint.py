@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from chronorun.config.training import OptimizerConfig
 from chronorun.core.processes import digest_tensors
 from chronorun.errors import StorageError
-from chronorun.training import checkpoint as module
-from chronorun.training.checkpoint import (
+from chronorun.training.checkpoints import folder as module
+from chronorun.training.checkpoints.folder import (
     best_of,
     list_checkpoints,
     load_checkpoint,

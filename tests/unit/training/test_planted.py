@@ -19,8 +19,8 @@ from chronorun.config.scenario import ScenarioConfig, ScenarioKind
 from chronorun.config.training import TrainingConfig
 from chronorun.data import TokenizedCorpus
 from chronorun.errors import UserError
-from chronorun.lifecycle.moments import read_moments
-from chronorun.lifecycle.states import ExpertState
+from chronorun.lifecycle.edit.moments import read_moments
+from chronorun.lifecycle.experts.states import ExpertState
 from chronorun.model import GPT, MoELayer, read_expert
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.logs import RunLogs

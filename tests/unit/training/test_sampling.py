@@ -13,7 +13,7 @@ from chronorun.config.run import RunConfig
 from chronorun.data.tokenizer import ByteTokenizer
 from chronorun.errors import StorageError, UserError
 from chronorun.model import GPT
-from chronorun.training.checkpoint import save_checkpoint
+from chronorun.training.checkpoints.folder import save_checkpoint
 from chronorun.training.sampling import load_run_model, sample_text
 
 MODEL = ModelConfig(n_layers=2, d_model=16, n_heads=2, context_length=8, num_experts=4)

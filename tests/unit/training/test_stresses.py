@@ -23,10 +23,10 @@ from chronorun.data import TokenizedCorpus
 from chronorun.errors import UserError
 from chronorun.governance import ControlDecision
 from chronorun.lifecycle import LifecycleDecision
-from chronorun.lifecycle.registry import Registry
-from chronorun.lifecycle.surgery import Edit, Surgeon
-from chronorun.lifecycle.trial import trial
-from chronorun.lifecycle.update_guard import UpdateGuard
+from chronorun.lifecycle.edit.surgery import Edit, Surgeon
+from chronorun.lifecycle.edit.trial import trial
+from chronorun.lifecycle.edit.update_guard import UpdateGuard
+from chronorun.lifecycle.experts.registry import Registry
 from chronorun.model import GPT, MoELayer
 from chronorun.telemetry import LayerSnapshot, SystemSnapshot
 from chronorun.training.scenarios import Scenario, build_scenario, force_routing

@@ -1,0 +1,1 @@
+"""``chronorun inspect``: runs and logs on the screen."""

@@ -1,0 +1,1 @@
+"""A run folder read leniently: its logs as typed lines, series and lineage."""

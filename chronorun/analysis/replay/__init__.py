@@ -1,0 +1,1 @@
+"""``chronorun replay``: decisions derived again from the logs."""

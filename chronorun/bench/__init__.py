@@ -1,0 +1,1 @@
+"""The bench: arms and scenarios trained as jobs, compared, and reported."""

@@ -1,0 +1,1 @@
+"""What a sweep shows: metrics of runs, statistics, comparisons and verdicts."""

@@ -1,0 +1,1 @@
+"""A sweep reported: tables, figures, Markdown and a page."""

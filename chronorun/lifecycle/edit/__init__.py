@@ -1,0 +1,1 @@
+"""What changes the model: edits of experts, router and optimizer at once, and their undoing."""

@@ -1,0 +1,1 @@
+"""Who lives: the states of experts, their records, and the registry of slots. No torch."""

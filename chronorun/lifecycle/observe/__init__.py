@@ -1,0 +1,1 @@
+"""What a checkpoint shows: routing, weights and inputs, read into signals."""

@@ -1,0 +1,1 @@
+"""What is written down: the ledger of the population, decisions and log lines. No torch."""

@@ -1,0 +1,4 @@
+from .group import (
+    TrackerGroup as TrackerGroup,
+    build_trackers as build_trackers,
+)

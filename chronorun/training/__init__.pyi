@@ -1,0 +1,3 @@
+from .runner import (
+    run_training as run_training,
+)

@@ -1,0 +1,1 @@
+"""Checkpoints: a folder of safetensors and JSON under a manifest with hashes."""

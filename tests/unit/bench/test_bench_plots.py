@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.analysis.bench_sweep import sweep, write_logs
+from unit.bench.bench_sweep import sweep, write_logs
 
 from chronorun.bench.evidence.results import JobResult
 from chronorun.bench.evidence.verdicts import CellVerdict, Comparison, VerdictRules

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from report_runs import HOSTILE
 from test_report_page import Page
-from unit.analysis.bench_sweep import CELLS, sweep, write_logs
+from unit.bench.bench_sweep import CELLS, sweep, write_logs
 
 from chronorun.bench.evidence.results import JobResult
 from chronorun.bench.evidence.verdicts import CellVerdict, VerdictRules, judge

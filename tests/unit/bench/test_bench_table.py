@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from unit.analysis.bench_sweep import sweep
+from unit.bench.bench_sweep import sweep
 
 from chronorun.bench.evidence.results import JobResult
 from chronorun.bench.evidence.verdicts import CellVerdict, Comparison, VerdictRules, judge

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from unit.analysis.bench_sweep import sweep
 from unit.analysis.test_inspect_hostile import CONTROLS, MARKUP, harmed
+from unit.bench.bench_sweep import sweep
 
 import chronorun.cli.replay as command
 import chronorun.training.sampling as sampling

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from report_runs import HOSTILE
-from test_report_page import Page
+from unit.analysis.test_report_page import Page
 from unit.bench.bench_sweep import CELLS, sweep, write_logs
 
 from chronorun.bench.evidence.results import JobResult

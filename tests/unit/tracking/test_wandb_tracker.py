@@ -106,7 +106,8 @@ def test_disabled_imports_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from chronorun.config.run import RunConfig\n"
-        "from chronorun.core.tracker import RunInfo\nfrom chronorun.tracking import build_trackers\n"
+        "from chronorun.core.tracker import RunInfo\n"
+        "from chronorun.tracking import build_trackers\n"
         "group = build_trackers(RunConfig(), Path(sys.argv[1]))\n"
         "group.start(RunInfo('r', Path(sys.argv[1]), 1, 0, 1, {}, {}, None))\n"
         "group.log(1, {'train/loss': 1.0}); group.finish({})\n"

@@ -52,7 +52,7 @@ from chronorun.lifecycle.decide.similarity import cluster_of, js_overlap
 from chronorun.lifecycle.edit.alignment import permute_hidden
 from chronorun.lifecycle.edit.births import clone_of, merged, seeded
 from chronorun.lifecycle.edit.receipts import Reading, receipt, take_reading
-from chronorun.lifecycle.edit.surgery import Edit, Newborn
+from chronorun.lifecycle.edit.saved import Edit, Newborn
 from chronorun.lifecycle.edit.trial import trial
 from chronorun.lifecycle.experts.states import ExpertState
 from chronorun.lifecycle.record.decisions import LifecycleDecision, make_decision
@@ -210,7 +210,7 @@ class Subject:
         for layer in self.layers:
             layer.observer = self.coordinator.observe
         self.stepper = Stepper(config, self.model, self.optimizer, self.tokens, CPU)
-        self.step = self.coordinator.last_step = state.get("step", 0)
+        self.step = self.coordinator.ledger.last_step = state.get("step", 0)
         self.seq = 0
         if "model" in state:
             self._restore(copy.deepcopy(state))
@@ -265,7 +265,7 @@ class Subject:
     def birth(self, c: Candidate) -> Mapping[str, Any]:
         """Stage a split, spawn or revival and let it in; returns the receipt."""
         starved_T = self.population.tap.starved(c.layer_id, None)
-        self.population.stage(c, self.decision(c), RAMP_STEPS, starved_T)
+        self.population.carry_out(c, self.decision(c), RAMP_STEPS, starved_T)
         return self.coordinator.begin_step(self.step)[-1].receipt
 
     def split(self, layer_id: int, parent_id: str) -> Mapping[str, Any]:
@@ -277,7 +277,7 @@ class Subject:
         """Let a pair compete, however much that shocks; returns the receipt."""
         late = self.lifecycle.split_release_limit
         ages = {child: late if child == child_id else 0 for child in self.registry.twins}
-        (record,) = self.population.release_due(self.step, ages)
+        (record,) = self.population.release_twins(self.step, ages)
         felt: Mapping[str, Any] = record["receipt"]
         calls = self.probe.calls
         assert self.probe(self.step) == felt["probe_loss_after"], "the trial was not the real thing"
@@ -288,14 +288,14 @@ class Subject:
         """Remove an expert, dead or not."""
         self.registry.transition(expert_id, ExpertState.dormant, self.step, "for the benchmark")
         c = candidate(Action.PRUNE, layer_id, expert_id)
-        return self.population.prune(c, self.decision(c)).receipt
+        return self.population.carry_out(c, self.decision(c)).receipt
 
     def merge(self, layer_id: int, survivor_id: str, absorbed_id: str) -> Mapping[str, Any]:
         """Merge two experts."""
         shares = self.reading(layer_id).shares()
         metrics = {"share": shares[survivor_id], "partner_share": shares[absorbed_id]}
         c = candidate(Action.MERGE, layer_id, survivor_id, partner_id=absorbed_id, metrics=metrics)
-        return self.population.merge(c, self.decision(c)).receipt
+        return self.population.carry_out(c, self.decision(c)).receipt
 
     def merge_as_run(
         self, layer_id: int, survivor_id: str, absorbed_id: str
@@ -304,11 +304,11 @@ class Subject:
         shares = self.reading(layer_id).shares()
         metrics = {"share": shares[survivor_id], "partner_share": shares[absorbed_id]}
         c = candidate(Action.MERGE, layer_id, survivor_id, partner_id=absorbed_id, metrics=metrics)
-        done = self.population.merge(c, self.decision(c), RAMP_STEPS)
+        done = self.population.carry_out(c, self.decision(c), RAMP_STEPS)
         token = self.probe.worst_token(layer_id)
         if done.integrated_step is not None:
             return [("at once", done.receipt, token)]
-        averaged = self.population.leaving[-1].felt["averaged"]
+        averaged = self.coordinator.ledger.leaving[-1].parts.felt["averaged"]
         self.train(RAMP_STEPS)
         (done,) = self.coordinator.begin_step(self.step)
         removed = done.receipt, self.probe.worst_token(layer_id)
@@ -347,9 +347,11 @@ class Subject:
         expert_id = self.registry.next_id(layer_id)
         made, rewarm = clone_of(parent, self.lifecycle, seeded(0, self.step, expert_id))
         made.values[LOGIT_OFFSET] += child
+        slots = self.registry.slots(layer_id)
         self.registry.add(layer_id, self.step, parent_id, "naive")
+        self.registry.integrate(expert_id, self.step)
         newborn = Newborn(expert_id, made, rewarm)
-        self.surgeon.apply(Edit(layer_id, self.step, "naive", insert=[newborn]))
+        self.surgeon.apply(Edit(layer_id, slots, insert=[newborn]))
         return receipt(before, self.reading(layer_id), [parent_id, expert_id])
 
 
@@ -554,7 +556,7 @@ class Bench:
         for age in range(config.cooling_period, config.split_release_limit + 1):
             subject.population.balance_twins()
             ages = dict.fromkeys(subject.registry.twins, age)
-            for record in subject.population.release_due(subject.step, ages):
+            for record in subject.population.release_twins(subject.step, ages):
                 layer_id = layer_of[record["expert_id"]]
                 name = "release as run" + (", forced" if age == config.split_release_limit else "")
                 felt = record["receipt"]
@@ -747,7 +749,7 @@ class Bench:
         subject = self.fresh()
         for layer_id, expert_id, partner_id in pairs:
             write = {partner_id: subject.surgeon.read(expert_id)}
-            subject.surgeon.apply(Edit(layer_id, subject.step, "planted", write=write))
+            subject.surgeon.apply(Edit(layer_id, write=write))
         now = subject.state()
         subject.train(self.setup.long)
         for when, state in (("", now), (f" {self.setup.long}", subject.state())):

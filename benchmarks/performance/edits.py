@@ -21,6 +21,7 @@ from chronorun.lifecycle import Action
 from chronorun.lifecycle.decide.actions import Candidate, Status, Verdict
 from chronorun.lifecycle.experts.states import ExpertState
 from chronorun.lifecycle.record.decisions import make_decision
+from chronorun.lifecycle.record.ledger import BIRTHS
 from chronorun.training.replica import build_parallel
 from performance.rows import Row, summary_row, without_goals
 from performance.runs import BenchmarkRun
@@ -48,16 +49,12 @@ class Editor:
         slots = population.registry.slots(LAYER)
         verdict = Verdict(candidate, Status.executed, seq=seq)
         decision = make_decision(verdict, step, "benchmark", self.lifecycle.config, slots)
-        if candidate.action is Action.PRUNE:
-            population.prune(candidate, decision)
-        elif candidate.action is Action.MERGE:
-            population.merge(candidate, decision)
-        elif candidate.action is Action.ROLLBACK:
-            population.roll_back(candidate, decision)
-        else:
+        if candidate.action in BIRTHS:
             starved_T = population.tap.starved(LAYER, None)
-            population.stage(candidate, decision, 60, starved_T)
-            population.integrate(step)
+            population.carry_out(candidate, decision, 60, starved_T)
+            population.begin_step(step)
+        else:
+            population.carry_out(candidate, decision)
         return seq
 
     def settle(self) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 from chronorun.analysis.inspect.output import to_json
 from chronorun.analysis.inspect.sweep import run_folders
 from chronorun.analysis.reading.run import LOGS, Run
-from chronorun.analysis.replay.derive import Replay, Tally, replay_run
+from chronorun.analysis.replay.derive import replay_run
 from chronorun.analysis.replay.lines import Difference
+from chronorun.analysis.replay.result import Replay, Tally
 from chronorun.analysis.replay.sweep import SweepReplay, replay_sweep
 from chronorun.analysis.replay.whatif import Change, WhatIf, what_if
 from chronorun.core.text import harmless

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import torch
 from torch import nn
 
@@ -16,24 +14,23 @@ from chronorun.config.governance import ControlConfig
 from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.core.processes import ALONE, Processes, digest_plain
 from chronorun.errors import UserError
-from chronorun.lifecycle.decide.actions import Action, Verdict
+from chronorun.lifecycle.decide.actions import Verdict
 from chronorun.lifecycle.decide.cycle import Outcome, advance
 from chronorun.lifecycle.decide.plans import Decide
-from chronorun.lifecycle.decide.policy_state import PolicyState, due_probations
-from chronorun.lifecycle.decide.signals import LayerSignals, ProbationReading, check_signals
+from chronorun.lifecycle.decide.policy_state import PolicyState
 from chronorun.lifecycle.edit.archive import Archive
 from chronorun.lifecycle.edit.population import Population
 from chronorun.lifecycle.edit.receipts import ProbeLoss
 from chronorun.lifecycle.edit.surgery import Surgeon
-from chronorun.lifecycle.edit.undo import judge_by_probe, leave_one_out
 from chronorun.lifecycle.edit.update_guard import UpdateGuard
-from chronorun.lifecycle.experts import aging
-from chronorun.lifecycle.experts.basins import basin_records
 from chronorun.lifecycle.experts.registry import Registry
 from chronorun.lifecycle.experts.states import ExpertState
-from chronorun.lifecycle.observe.reader import LayerInput, SignalReader
+from chronorun.lifecycle.observe.reader import SignalReader
 from chronorun.lifecycle.observe.tap import InputTap
+from chronorun.lifecycle.observer import Observer, Seen
 from chronorun.lifecycle.record.decisions import LifecycleDecision, make_decision
+from chronorun.lifecycle.record.evaluations import evaluation_record
+from chronorun.lifecycle.record.ledger import BIRTHS, Ledger
 from chronorun.lifecycle.record.logs import LifecycleLogs
 from chronorun.model.population import LOGIT_OFFSET, ROUTER_ROWS, PopulationModel
 from chronorun.model.shapes import Routing
@@ -42,11 +39,7 @@ if TYPE_CHECKING:
     from chronorun.governance.controller import Controller
     from chronorun.governance.decisions import ControlDecision
     from chronorun.telemetry.recorder import RoutingRecorder
-    from chronorun.telemetry.snapshots import LayerSnapshot, SystemSnapshot
-    from chronorun.telemetry.windows import LayerWindow
-
-MOST_SUSPECTS = 2
-"""Experts that are left out in trials at one checkpoint: each costs a forward of the probe."""
+    from chronorun.telemetry.snapshots import SystemSnapshot
 
 
 class LifecycleCoordinator:
@@ -64,7 +57,9 @@ class LifecycleCoordinator:
     - ``archive_dir``: archived experts are kept there, in memory otherwise;
     - ``decide``: decides in the policy's place (see ``edit_plan``);
     - ``processes``: those that train the model together. They compare what they read, decided and
-      made of it; RanksDisagreeError ends them all before a decision is logged.
+      made of it; RanksDisagreeError ends them all before a decision is logged;
+    - ``steps_announced``: the training loop calls ``begin_step`` itself. Otherwise the model's
+      training forwards let newborns in.
     """
 
     def __init__(
@@ -85,6 +80,7 @@ class LifecycleCoordinator:
         max_top_k: int = 1,
         decide: Decide = advance,
         processes: Processes = ALONE,
+        steps_announced: bool = False,
     ) -> None:
         self.config = config if config is not None else LifecycleConfig()
         self.controller = controller
@@ -107,24 +103,24 @@ class LifecycleCoordinator:
         )
         surgeon = Surgeon(self.layers, self.registry, guard, recorder=recorder, lenses=lenses)
         archive = Archive(archive_dir, writes=processes.is_first)
+        self.ledger = Ledger(self.registry, self.config)
         self.population = Population(
-            surgeon, self.tap, archive, self.config, seed=seed, probe=probe
+            self.ledger, surgeon, self.tap, archive, self.config, seed=seed, probe=probe
         )
         control = controller.config if controller is not None else ControlConfig()
         self.reader = SignalReader(
             self.layers, self.registry, self.tap, self.config, control, max_top_k
         )
+        self.observer = Observer(self.population, self.reader, recorder, self.config)
         self.decide = decide
         self.policy = PolicyState()
         self.counts: Counter[str] = Counter()
         self.cycles = 0
         self.alerts: list[str] = []
         self.decisions: list[LifecycleDecision] = []
-        self.last_step = 0
-        self._checkpoint_steps = 1
         self._steps_taken = 0
         self._step_hook: Any = None
-        if isinstance(model, nn.Module):
+        if isinstance(model, nn.Module) and not steps_announced:
             model.register_forward_pre_hook(self._before_forward)
         if optimizer is not None:
             self.attach_optimizer(optimizer)
@@ -158,20 +154,19 @@ class LifecycleCoordinator:
 
         Returns the decisions that are carried out with it.
         """
-        is_due = self.population.is_due(step)
-        done = [*self.population.remove_faded(step), *self.population.integrate(step)]
-        if is_due:
+        done = self.population.begin_step(step)
+        if done:
             self._agree_on_population(step)
         for decision in done:
-            self._record(decision)
-        self._write_transitions()
+            self._record_decision(decision)
+        self._record_transitions()
         self.population.set_ramps(step)
         return done
 
     def _before_forward(self, model: nn.Module, _inputs: Any) -> None:
-        waits = self.population.pending or self.population.leaving or self.population.ramps
+        waits = self.ledger.pending or self.ledger.leaving or self.ledger.ramps
         if model.training and waits:
-            self.begin_step(self.last_step + self._steps_taken)
+            self.begin_step(self.ledger.last_step + self._steps_taken)
 
     def _after_step(self, *_: Any) -> None:
         self._steps_taken += 1
@@ -182,179 +177,64 @@ class LifecycleCoordinator:
     def evaluate(
         self, snapshot: SystemSnapshot, decisions: Sequence[ControlDecision]
     ) -> list[LifecycleDecision]:
-        """Look at a checkpoint and act where it is time to.
+        """Look at the population and act where it is time to.
 
         Returns what was decided. Births among it wait for the next training forward, and an expert
         that leaves may fade out first (``integrated_step`` is None until then); with ``dry_run``
         nothing is carried out at all. Raises UserError for a snapshot of another population.
         """
-        step = snapshot.step
-        for layer in snapshot.layers:
-            self._check_population(layer)
-        self._checkpoint_steps = max(1, step - self.last_step)
-        self.last_step, self._steps_taken = step, 0
-        self.tap.gather(0 if self.recorder is None else self.recorder.sequences)
-        windows = {} if self.recorder is None else self.recorder.last_layers()
-        control = {d.layer_id: d for d in decisions}
-        for layer in snapshot.layers:
-            if any(layer.utilization_shares):
-                aging.tick(self.registry, layer.layer_id)
-        self.population.balance_twins()
-        self._release_twins(step)
-        self._settle(snapshot)
-        readings, gains = self._ask_probe(step)
-        signals = [
-            self._signals(step, layer, windows.get(layer.layer_id), control, readings, gains)
-            for layer in snapshot.layers
-        ]
-        self.policy, outcome = self.decide(self.policy, signals, self.config, self.warmup_steps)
-        self.cycles += outcome.is_cycle
-        self._agree_on_decisions(step, signals, outcome)
-        done = [self._carry_out(v, step, windows) for v in outcome.executed()]
-        for layer_id, expert_id in () if self.config.dry_run else outcome.treated:
-            self.population.treat(layer_id, expert_id, step)
-        self.population.keep_bundles({probation.seq for probation in self.policy.probations})
-        self._agree_on_population(step)
-        for decision in done:
-            if decision.integrated_step is not None or decision.dry_run:
-                self._record(decision)
-        self.alerts = [
-            f"SUSPECT: Layer {layer_id}: {expert_id} looks broken, for "
-            f"{self.config.suspect_patience} checkpoints"
-            for layer_id, expert_id in outcome.suspects
-        ]
-        self._write_evaluations(signals, outcome)
-        self._write_transitions()
-        self._name_dormant()
+        # Look: all that a decision may rest on is read before anything is decided.
+        seen = self.observer.look(snapshot, decisions, self.policy)
+        self._steps_taken = 0
+        # Decide: a pure function of what was seen and of the policy's state, so that logs suffice
+        # to derive it again. All processes must come to the same before a tensor is touched.
+        self.policy, outcome = self.decide(
+            self.policy, seen.signals, self.config, self.warmup_steps
+        )
+        self._agree_on_decisions(seen, outcome)
+        # Carry out: the ledger says who, the surgeon moves the tensors. What came of it is compared
+        # before it is written down.
+        done = self._carry_out(outcome, seen)
+        self._agree_on_population(seen.step)
+        # Record: last, so that a run that fails above leaves no line of what it did not do.
+        self._record(seen, outcome, done)
         self.tap.start_window()
         return done
 
-    def _check_population(self, layer: LayerSnapshot) -> None:
-        expected = len(self.registry.slots(layer.layer_id))
-        if len(layer.utilization_shares) != expected:
-            raise UserError(
-                f"lifecycle: layer {layer.layer_id} of the snapshot has "
-                f"{len(layer.utilization_shares)} experts, expected {expected}; take snapshots of "
-                f"windows in which the population did not change"
-            )
+    def _carry_out(self, outcome: Outcome, seen: Seen) -> list[LifecycleDecision]:
+        done = [self._do(verdict, seen) for verdict in outcome.executed()]
+        if not self.config.dry_run:
+            for layer_id, expert_id in outcome.treated:
+                self.population.treat(layer_id, expert_id)
+        self.ledger.keep_undo({probation.seq for probation in self.policy.probations})
+        self._freeze_dormant()
+        return done
 
-    def _settle(self, snapshot: SystemSnapshot) -> None:
-        for layer in snapshot.layers:
-            if any(layer.utilization_shares):
-                aging.settle(
-                    self.registry,
-                    layer.layer_id,
-                    layer.utilization_shares,
-                    self.population.ramps,
-                    snapshot.step,
-                    self.config.cooling_period,
-                )
-
-    def _release_twins(self, step: int) -> None:
-        ages = {child: self.registry[child].checkpoints_in_state for child in self.registry.twins}
-        for record in self.population.release_due(step, ages):
-            self.logs.transitions.write(record)
-
-    def _ask_probe(self, step: int) -> tuple[dict[int, list[ProbationReading]], dict[str, float]]:
-        """Return readings by layer for the edits that are due, and gains of leaving one out."""
-        probe, surgeon = self.population.probe, self.population.surgeon
-        due = [
-            self.population.bundles[p.seq]
-            for p in due_probations(self.policy, self.config)
-            if p.seq in self.population.bundles
-        ]
-        suspects = self._suspects()
-        if probe is None or not (due or suspects):
-            return {}, {}
-        loss = self.population.releases.take_loss()
-        if loss is None:
-            loss = probe(step)
-        readings: dict[int, list[ProbationReading]] = {}
-        for bundle in due:
-            reading = judge_by_probe(surgeon, probe, step, loss, bundle, self.config.harm_tolerance)
-            if reading is not None:
-                readings.setdefault(bundle.layer_id, []).append(reading)
-        gains = {}
-        for layer_id, slot in suspects:
-            without = leave_one_out(surgeon, probe, step, layer_id, slot)
-            if without is not None:
-                gains[self.registry.slots(layer_id)[slot]] = loss - without
-        return readings, gains
-
-    def _suspects(self) -> list[tuple[int, int]]:
-        """Return (layer, slot) of the experts worth a trial without them: the gradients say so."""
-        found = []
-        for layer_id in self.registry.layers():
-            contributions = self.tap.contributions(layer_id)
-            if contributions:
-                worst = max(contributions)
-                if worst > self.config.suspect_loss_tolerance:
-                    found.append((worst, layer_id, contributions.index(worst)))
-        found.sort(reverse=True)
-        return [(layer_id, slot) for _, layer_id, slot in found[:MOST_SUSPECTS]]
-
-    def _signals(
-        self,
-        step: int,
-        layer: LayerSnapshot,
-        window: LayerWindow | None,
-        control: Mapping[int, ControlDecision],
-        readings: Mapping[int, list[ProbationReading]],
-        gains: Mapping[str, float],
-    ) -> LayerSignals:
-        layer_id = layer.layer_id
-        known = self.policy.layers.get(layer_id)
-        x = LayerInput(
-            step,
-            self.policy.checkpoint + 1,
-            layer,
-            window,
-            control.get(layer_id),
-            self.reader.watches[layer_id].look(self.registry.slots(layer_id)),
-            frozenset(self.population.ramps),
-            frozenset() if known is None else frozenset(known.counters.overload),
-            len(self.registry.pending(layer_id)),
-            0.0 if self.recorder is None else self.recorder.tokens_per_step(),
-            readings.get(layer_id, []),
-            gains,
-        )
-        entries = self.reader.basins(x)
-        for record, entry in zip(self.registry.live(layer_id), entries, strict=True):
-            record.basin.append(entry)
-        lines = basin_records(layer_id, self.registry.slots(layer_id), entries)
-        self.logs.basins.write_all(lines)
-        signals = self.reader.read(x)
-        check_signals(signals)
-        return signals
-
-    def _carry_out(
-        self, verdict: Verdict, step: int, windows: Mapping[int, LayerWindow]
-    ) -> LifecycleDecision:
-        c = verdict.candidate
-        decision = make_decision(
-            verdict, step, self.run_id, self.config, self.registry.slots(c.layer_id)
-        )
+    def _do(self, verdict: Verdict, seen: Seen) -> LifecycleDecision:
+        c, slots = verdict.candidate, self.registry.slots(verdict.candidate.layer_id)
+        decision = make_decision(verdict, seen.step, self.run_id, self.config, slots)
         if self.config.dry_run:
             return decision
-        ramp_steps = self.config.cooling_period * self._checkpoint_steps
-        if c.action is Action.PRUNE:
-            return self.population.prune(c, decision, ramp_steps)
-        if c.action is Action.MERGE:
-            return self.population.merge(c, decision, ramp_steps)
-        if c.action is Action.ROLLBACK:
-            return self.population.roll_back(c, decision)
-        undecided = c.metrics.get("starved_by") == "undecided"
-        starved_T = self.reader.starved(c.layer_id, windows.get(c.layer_id), undecided)
-        self.population.stage(c, decision, ramp_steps, starved_T)
-        return decision
+        starved_T = None
+        if c.action in BIRTHS:
+            undecided = c.metrics.get("starved_by") == "undecided"
+            starved_T = self.reader.starved(c.layer_id, seen.windows.get(c.layer_id), undecided)
+        return self.population.carry_out(c, decision, self.ledger.ramp_steps, starved_T)
 
-    def _agree_on_decisions(
-        self, step: int, signals: Sequence[LayerSignals], outcome: Outcome
-    ) -> None:
+    def _freeze_dormant(self) -> None:
+        """Let the optimizer pass over the experts that are dormant now."""
+        if self.config.dry_run:
+            return
+        for layer_id in self.registry.layers():
+            live = self.registry.live(layer_id)
+            dormant = [one.expert_id for one in live if one.state is ExpertState.dormant]
+            self.population.surgeon.guard.set_dormant(layer_id, dormant)
+
+    def _agree_on_decisions(self, seen: Seen, outcome: Outcome) -> None:
         """Compare what every policy read, and what came of it, with the other processes."""
         self.processes.agree(
-            f"policy inputs and decisions after step {step}",
-            lambda: digest_plain([signals, [v.to_dict() for v in outcome.verdicts]]),
+            f"policy inputs and decisions after step {seen.step}",
+            lambda: digest_plain([seen.signals, [v.to_dict() for v in outcome.verdicts]]),
         )
 
     def _agree_on_population(self, step: int) -> None:
@@ -363,7 +243,26 @@ class LifecycleCoordinator:
             f"the expert population after step {step}", lambda: self.population.digest()
         )
 
-    def _record(self, decision: LifecycleDecision) -> None:
+    # ---- logs and state ---------------------------------------------------------------------
+
+    def _record(self, seen: Seen, outcome: Outcome, done: Sequence[LifecycleDecision]) -> None:
+        self.cycles += outcome.is_cycle
+        self.alerts = [
+            f"SUSPECT: Layer {layer_id}: {expert_id} looks broken, for "
+            f"{self.config.suspect_patience} checkpoints"
+            for layer_id, expert_id in outcome.suspects
+        ]
+        self.logs.basins.write_all(seen.basins)
+        self.logs.transitions.write_all(seen.releases)
+        for decision in done:
+            if decision.integrated_step is not None or decision.dry_run:
+                self._record_decision(decision)
+        self.logs.evaluations.write_all(
+            [evaluation_record(s, self.policy.layers[s.layer_id], outcome) for s in seen.signals]
+        )
+        self._record_transitions()
+
+    def _record_decision(self, decision: LifecycleDecision) -> None:
         self.logs.decisions.write(decision.to_dict())
         seconds = self.population.seconds.pop(decision.seq, None)
         if seconds is not None:
@@ -374,58 +273,17 @@ class LifecycleCoordinator:
         if not decision.dry_run:
             self.counts[decision.action] += 1
 
-    def _name_dormant(self) -> None:
-        if self.config.dry_run:
-            return
-        for layer_id in self.registry.layers():
-            dormant = [
-                record.expert_id
-                for record in self.registry.live(layer_id)
-                if record.state is ExpertState.dormant
-            ]
-            self.population.surgeon.guard.set_dormant(layer_id, dormant)
-
-    # ---- logs and state ---------------------------------------------------------------------
-
-    def _write_evaluations(self, signals: Sequence[LayerSignals], outcome: Outcome) -> None:
-        for s in signals:
-            layer = self.policy.layers[s.layer_id]
-            verdicts = [v for v in outcome.verdicts if v.candidate.layer_id == s.layer_id]
-            self.logs.evaluations.write(
-                {
-                    "step": s.step,
-                    "checkpoint": outcome.checkpoint,
-                    "layer_id": s.layer_id,
-                    "cycle": outcome.is_cycle,
-                    "candidates": [v.to_dict() for v in verdicts],
-                    "judgements": [
-                        j.to_dict()
-                        for j in outcome.judgements
-                        if j.probation.layer_id == s.layer_id
-                    ],
-                    "suspects": [name for i, name in outcome.suspects if i == s.layer_id],
-                    "counters": layer.counters,
-                    "patience_multipliers": layer.multipliers,
-                    "signals": s,
-                    # A replay names the line whose signals are not these any more.
-                    "signals_crc32": zlib.crc32(msgspec.json.encode(s)),
-                }
-            )
-
-    def _write_transitions(self) -> None:
-        for transition in self.registry.take_transitions():
-            self.logs.transitions.write(transition.to_dict())
+    def _record_transitions(self) -> None:
+        self.logs.transitions.write_all([t.to_dict() for t in self.registry.take_transitions()])
 
     def write_waiting(self) -> None:
-        """Log what was decided and not finished when a run ends: no decision goes unsaid.
+        """Log what was decided and not finished when a run ends: every decision has a line.
 
-        Such a line has no ``integrated_step``. It comes after the last checkpoint's: a run that is
-        continued cuts it off again, and carries the decision out.
+        Such a line has no ``integrated_step``. It comes after those of the last evaluation: a run
+        that is continued cuts it off again, and carries the decision out.
         """
-        population = self.population
-        decisions = [one.decision for one in population.leaving]
-        for decision in (*decisions, *(one.decision for one in population.pending)):
-            self.logs.decisions.write(decision.to_dict())
+        for one in (*self.ledger.leaving, *self.ledger.pending):
+            self.logs.decisions.write(one.decision.to_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a bit-equal resume needs, as nested plain data with tensors."""
@@ -438,8 +296,8 @@ class LifecycleCoordinator:
             "counts": dict(self.counts),
             "cycles": self.cycles,
             "decisions": [decision.to_dict() for decision in self.decisions],
-            "last_step": self.last_step,
-            "checkpoint_steps": self._checkpoint_steps,
+            "last_step": self.ledger.last_step,
+            "checkpoint_steps": self.ledger.window_steps,
             "steps_taken": self._steps_taken,
         }
 
@@ -454,8 +312,9 @@ class LifecycleCoordinator:
         self.counts = Counter(state["counts"])
         self.cycles = state["cycles"]
         self.decisions = [LifecycleDecision.from_dict(saved) for saved in state["decisions"]]
-        self.last_step, self._steps_taken = state["last_step"], state["steps_taken"]
-        self._checkpoint_steps = state["checkpoint_steps"]
+        self.ledger.last_step = state["last_step"]
+        self.ledger.window_steps = state["checkpoint_steps"]
+        self._steps_taken = state["steps_taken"]
 
 
 def _check_layers(layers: Sequence[Any]) -> None:

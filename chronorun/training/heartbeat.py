@@ -122,6 +122,7 @@ class Heartbeat:
             archive_dir=self.logs.run_dir / "archive",
             run_id=config.run_id,
             seed=config.seed,
+            steps_announced=True,
             warmup_steps=config.lifecycle.warmup(config.optimizer.warmup_steps),
             max_top_k=config.model.top_k,
             decide=decider(config),

@@ -17,7 +17,8 @@ import pytest
 from conftest import NANO, Chronorun, check_replays
 
 from chronorun.analysis.reading.run import Run
-from chronorun.analysis.replay.derive import Replay, replay_run
+from chronorun.analysis.replay.derive import replay_run
+from chronorun.analysis.replay.result import Replay
 from chronorun.analysis.replay.whatif import WhatIf, what_if
 from chronorun.errors import UserError
 

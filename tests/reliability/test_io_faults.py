@@ -13,7 +13,7 @@ import torch
 from chronorun.core.files import write_atomically
 from chronorun.errors import StorageError
 from chronorun.lifecycle.edit.archive import Archive, Archived
-from chronorun.lifecycle.edit.surgery import Saved
+from chronorun.lifecycle.edit.saved import Saved
 from chronorun.training.checkpoints.folder import (
     Checkpoint,
     newest_good_checkpoint,

@@ -11,7 +11,7 @@ import torch
 from chronorun.core.jsonl import EMPTY_LOG, JsonlWriter
 from chronorun.errors import StorageError
 from chronorun.lifecycle.edit.archive import Archive, Archived
-from chronorun.lifecycle.edit.surgery import Saved
+from chronorun.lifecycle.edit.saved import Saved
 from chronorun.training.logs import RunLogs
 from reliability.commands import Commands
 from reliability.figures import Figures

@@ -9,14 +9,18 @@ from typing import Any
 import msgspec
 
 from chronorun.analysis.reading.run import Run
+from chronorun.analysis.replay.config import Deciding
+from chronorun.analysis.replay.lines import Differs, Line, LineStream, at, check
+from chronorun.analysis.replay.result import Tally
 from chronorun.config.governance import GovernanceConfig
 from chronorun.errors import StorageError, UserError
 from chronorun.governance.controller import Controller
 from chronorun.governance.priors import LayerPriors, apply_priors_to_state, load_priors
 from chronorun.lifecycle.record.logs import Nowhere
+from chronorun.telemetry.snapshots import SystemSnapshot
 
 MEASURED = ("lens_u_norm", "lens_v_norm")
-"""Figures of the lens in a control decision that nothing decides by."""
+"""Logged norms of the lens; no decision depends on them."""
 
 
 class _Computed(msgspec.Struct):
@@ -33,6 +37,52 @@ class ControlFields(msgspec.Struct):
     step: int
     computed: _Computed
     actuator: _Actuator
+
+
+class ControlReplay:
+    """Derives the control decisions of a run, one evaluation after the other."""
+
+    def __init__(self, run: Run, config: Deciding, tally: Tally) -> None:
+        self.config, self.tally = config, tally
+        self.lines = LineStream(run, "control_decisions")
+        self._controller, self._lenses = None, None
+        governance = config.governance
+        if not governance.enabled:
+            return
+        priors = find_priors(run, governance)
+        if priors is None:
+            tally.why_not = (
+                f"the priors that the run started from are gone ({governance.priors_from})"
+            )
+            return
+        self._controller, self._lenses = make_controller(
+            config.run_id, config.n_layers, config.n_experts, governance, priors
+        )
+
+    def take(self, snapshot: Line, step: int) -> list[Line]:
+        """Return the decisions logged at a snapshot. Raises Differs."""
+        if not self.config.governance.enabled:
+            return []
+        lines = [
+            self.lines.expect(step, "a control decision", layer_id)
+            for layer_id in range(self.config.n_layers)
+        ]
+        for line in lines:
+            line.typed(ControlFields)
+        logged = {line.record["step"] for line in lines}
+        if len(logged) == 1 and step not in logged and step % self.config.eval_interval:
+            raise Differs(at(snapshot, "step", step, logged.pop()))
+        return lines
+
+    def check(self, snapshot: SystemSnapshot, lines: Sequence[Line]) -> None:
+        """Derive the decisions of a snapshot and compare them with the log. Raises Differs."""
+        if self._controller is None:
+            return
+        derived = self._controller.update(snapshot, self._lenses)
+        for line, decision in zip(lines, derived, strict=True):
+            logged = Line(line.file, line.number, without_norms(line.record), line.folder)
+            check(logged, without_norms(decision.to_dict()))
+            self.tally.reproduced += 1
 
 
 class KnownLens:

@@ -8,20 +8,13 @@ imports torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from chronorun.analysis.reading.run import LOGS, Run, open_log, sha256_log
-from chronorun.analysis.replay.books import Books
 from chronorun.analysis.replay.config import Deciding, check_manifest, deciding, load_config
-from chronorun.analysis.replay.control import (
-    ControlFields,
-    find_priors,
-    make_controller,
-    without_norms,
-)
+from chronorun.analysis.replay.control import ControlReplay
 from chronorun.analysis.replay.lines import (
     MISSING,
     Difference,
@@ -32,6 +25,7 @@ from chronorun.analysis.replay.lines import (
     check,
     compare,
 )
+from chronorun.analysis.replay.result import Replay
 from chronorun.analysis.replay.signals import (
     BasinFields,
     Sources,
@@ -44,11 +38,15 @@ from chronorun.analysis.replay.signals import (
     remember_basins,
 )
 from chronorun.analysis.replay.snapshots import check_layers, check_observed
+from chronorun.config.lifecycle import SplitRelease
 from chronorun.lifecycle.decide.actions import Action, Verdict
 from chronorun.lifecycle.decide.cycle import Outcome, advance
 from chronorun.lifecycle.decide.policy_state import PolicyState, due_probations
 from chronorun.lifecycle.decide.signals import LayerSignals
+from chronorun.lifecycle.experts.ramps import Ramp
+from chronorun.lifecycle.experts.registry import Registry
 from chronorun.lifecycle.record.decisions import LifecycleDecision, make_decision
+from chronorun.lifecycle.record.ledger import BIRTHS, Ledger
 from chronorun.telemetry.alerts import AlertHistory
 from chronorun.telemetry.snapshots import SystemSnapshot
 
@@ -56,42 +54,6 @@ MEASURED = ("receipt",)
 """Fields of a lifecycle decision that were measured, not decided."""
 CARRIED_OUT = ("integrated", "revived", "removed")
 """Reasons of the transitions that end a wait."""
-
-
-@dataclass
-class Tally:
-    """How many decisions of one kind were logged, and how many of them were derived again."""
-
-    logged: int = 0
-    reproduced: int = 0
-    why_not: str | None = None
-
-
-@dataclass
-class Replay:
-    """What a replay found. ``verdicts`` counts candidates with what became of them.
-
-    ``waiting`` names decisions whose time had not come when the run ended; ``is_open`` says that
-    the run is still being written.
-    """
-
-    run_id: str
-    lifecycle: Tally = field(default_factory=Tally)
-    control: Tally = field(default_factory=Tally)
-    checkpoints: int = 0
-    verdicts: int = 0
-    waiting: list[str] = field(default_factory=list)
-    is_open: bool = False
-    difference: Difference | None = None
-    changed_logs: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def is_reproduced(self) -> bool:
-        """Whether everything was derived and every log is as it was written."""
-        kinds = (self.lifecycle, self.control)
-        whole = all(k.reproduced == k.logged and k.why_not is None for k in kinds)
-        return whole and self.difference is None and not self.changed_logs
 
 
 def replay_run(run: Run) -> Replay:
@@ -147,12 +109,12 @@ class PlantFields(msgspec.Struct):
 
 
 class _Replayer:
-    """One pass over all logs of a run, checkpoint by checkpoint."""
+    """One pass over all logs of a run, evaluation by evaluation."""
 
     def __init__(self, run: Run, config: Deciding, found: Replay) -> None:
         self.config, self.found = config, found
         self.snapshots = LineStream(run, "snapshots")
-        self.control = LineStream(run, "control_decisions")
+        self.control = ControlReplay(run, config, found.control)
         self.evaluations = LineStream(run, "lifecycle_evaluations")
         self.basins = LineStream(run, "basins")
         self.transitions = LineStream(run, "expert_transitions")
@@ -164,20 +126,12 @@ class _Replayer:
         self.is_completed = summary.get("status") == "completed"
         self.alerts = AlertHistory()
         self.policy = PolicyState()
-        self.books = Books(config.n_layers, config.n_experts, config.lifecycle)
-        self.waiting: dict[int, LifecycleDecision] = {}
-        self.controller, self.lenses = None, None
-        priors = find_priors(run, config.governance) if config.governance.enabled else {}
-        if priors is None:
-            found.control.why_not = (
-                f"the priors that the run started from are gone ({config.governance.priors_from})"
-            )
-        elif config.governance.enabled:
-            self.controller, self.lenses = make_controller(
-                config.run_id, config.n_layers, config.n_experts, config.governance, priors
-            )
+        registry = Registry(
+            [config.n_experts] * config.n_layers, config.lifecycle.basin_window_size
+        )
+        self.ledger = Ledger(registry, config.lifecycle)
 
-    # ---- one checkpoint after the other -----------------------------------------------------
+    # ---- one evaluation after the other -----------------------------------------------------
 
     def replay(self) -> None:
         """Derive and compare everything. Raises Differs."""
@@ -187,7 +141,7 @@ class _Replayer:
                 self.found.checkpoints += 1
             self._after_the_last_checkpoint()
             for stream in (
-                self.control, self.evaluations, self.basins, self.transitions, self.decisions
+                self.control.lines, self.evaluations, self.basins, self.transitions, self.decisions
             ):  # fmt: skip
                 stream.expect_end()
         except Differs as differs:
@@ -196,7 +150,7 @@ class _Replayer:
             self.found.is_open = True
 
     def _is_being_written(self, difference: Difference) -> bool:
-        """Say whether a run that is not over has only not written the newest lines yet."""
+        """Return whether a run that is not over has only not written the newest lines yet."""
         at_the_end = self.snapshots.peek() is None
         return not self.is_over and at_the_end and difference.logged == MISSING
 
@@ -205,11 +159,11 @@ class _Replayer:
         step = snapshot.step
         check_layers(line, snapshot, self.config.n_layers)
         evaluations = self._take_evaluations(line)
-        control = self._take_control(line, step)
+        control = self.control.take(line, step)
         check_observed(line, snapshot, control)
         alerts = self.alerts.update(snapshot.layers)
         compare(line, "alerts", line.record.get("alerts"), alerts)
-        self._control(snapshot, control)
+        self.control.check(snapshot, control)
         if self.config.lifecycle.enabled:
             self._lifecycle(line, snapshot, evaluations, control)
 
@@ -228,32 +182,6 @@ class _Replayer:
             agree(Sources(line, snapshot, place, [], None), "step", s.step, snapshot, "step", step)
         return lines
 
-    def _take_control(self, snapshot: Line, step: int) -> list[Line]:
-        if not self.config.governance.enabled:
-            return []
-        lines = [
-            self.control.expect(step, "a control decision", layer_id)
-            for layer_id in range(self.config.n_layers)
-        ]
-        for line in lines:
-            line.typed(ControlFields)
-        told = {line.record["step"] for line in lines}
-        if len(told) == 1 and step not in told and step % self.config.eval_interval:
-            raise Differs(at(snapshot, "step", step, told.pop()))
-        return lines
-
-    # ---- control ----------------------------------------------------------------------------
-
-    def _control(self, snapshot: SystemSnapshot, lines: Sequence[Line]) -> None:
-        if self.controller is None:
-            return
-        derived = self.controller.update(snapshot, self.lenses)
-        for line, decision in zip(lines, derived, strict=True):
-            record = without_norms(decision.to_dict())
-            logged = Line(line.file, line.number, without_norms(line.record), line.folder)
-            check(logged, record)
-            self.found.control.reproduced += 1
-
     # ---- lifecycle --------------------------------------------------------------------------
 
     def _lifecycle(
@@ -263,7 +191,7 @@ class _Replayer:
         evaluations: Sequence[Line],
         control: Sequence[Line],
     ) -> None:
-        step, books = snapshot.step, self.books
+        step, ledger = snapshot.step, self.ledger
         shares = {layer.layer_id: layer.utilization_shares for layer in snapshot.layers}
         signals = [line.typed(LayerSignals, "signals") for line in evaluations]
         sources = [
@@ -281,13 +209,15 @@ class _Replayer:
             check_basins(x, s)
         self._pass_steps(step)
         self._check_population(snapshot_line, snapshot)
-        books.open_checkpoint(step, shares)
+        # The last training step before this one was the newest to move a ramp.
+        ledger.end_ramps(step - 1)
+        ledger.open_evaluation(step, shares)
         self._release_twins(step)
-        books.settle(step, shares)
+        ledger.settle(shares)
         due = due_probations(self.policy, self.config.lifecycle)
         for x, s in zip(sources, signals, strict=True):
-            remember_basins(x, books.registry.live(s.layer_id))
-            check_derived(x, s, books, self.config.control)
+            remember_basins(x, ledger.registry.live(s.layer_id))
+            check_derived(x, s, ledger, self.config.control)
             check_readings(x, s, due)
         self.policy, outcome = advance(
             self.policy, signals, self.config.lifecycle, self.config.warmup_steps
@@ -297,7 +227,7 @@ class _Replayer:
         self.found.verdicts += len(outcome.verdicts)
         for verdict in outcome.executed():
             self._carry_out(verdict, step)
-        books.keep_undo({p.seq for p in self.policy.probations})
+        ledger.keep_undo({p.seq for p in self.policy.probations})
         self._check_transitions(step)
 
     def _take_basin(self, step: int, layer_id: int) -> Line:
@@ -307,7 +237,7 @@ class _Replayer:
 
     def _check_population(self, line: Line, snapshot: SystemSnapshot) -> None:
         for place, layer in enumerate(snapshot.layers):
-            slots = self.books.registry.slots(layer.layer_id)
+            slots = self.ledger.registry.slots(layer.layer_id)
             compare(line, f"layers[{place}].expert_ids", layer.expert_ids, slots)
 
     def _check_evaluation(self, line: Line, s: LayerSignals, outcome: Outcome) -> None:
@@ -332,47 +262,56 @@ class _Replayer:
         check(line, derived)
 
     def _carry_out(self, verdict: Verdict, step: int) -> None:
-        c, books = verdict.candidate, self.books
-        slots = books.registry.slots(c.layer_id)
-        decision = make_decision(verdict, step, self.config.run_id, self.config.lifecycle, slots)
-        done = books.carry_out(c, decision, fades=self._fades(decision))
+        c, config, ledger = verdict.candidate, self.config.lifecycle, self.ledger
+        slots = ledger.registry.slots(c.layer_id)
+        decision = make_decision(verdict, step, self.config.run_id, config, slots)
+        done: LifecycleDecision | None = None
+        if config.dry_run:
+            done = decision
+        elif c.action in BIRTHS:
+            # Twins of a split are exclusive at first, unless they are released at once.
+            exclusive = config.split_release is not SplitRelease.at_once
+            is_pair = c.action is Action.SPLIT and exclusive
+            ledger.stage(c, decision, is_pair=is_pair, ramp_steps=ledger.ramp_steps)
+        elif c.action is Action.ROLLBACK:
+            done = ledger.roll_back(c, decision)
+        else:
+            ramp = Ramp(step, ledger.ramp_steps) if self._fades(decision) else None
+            done = ledger.leave(c, decision, ramp=ramp)
         if done is not None:
             self._check_decision(done)
 
     def _fades(self, decision: LifecycleDecision) -> bool:
-        """Say whether who leaves fades out first: the probe told, and the next line tells."""
-        leaves = decision.action in (Action.PRUNE, Action.MERGE)
-        if not leaves or self.config.lifecycle.dry_run:
-            return False
+        """Return whether an expert fades out first: the probe decided, and the next line shows."""
         ahead = self.decisions.peek()
         record = {} if ahead is None else ahead.record
         names = ("seq", "step", "action", "expert_id")
         # One of them may have been tampered with.
         is_own = sum(record.get(name) == getattr(decision, name) for name in names) >= 3
-        integrated = record.get("integrated_step")
-        return not is_own or integrated in (None, self.books.fades_until(decision.step))
+        until = decision.step + self.ledger.ramp_steps
+        return not is_own or record.get("integrated_step") in (None, until)
 
     def _check_decision(self, derived: LifecycleDecision) -> None:
         line = self.decisions.expect(derived.step, "a decision", derived.layer_id)
         check(line, derived.to_dict(), MEASURED)
         self.found.lifecycle.reproduced += 1
 
-    # ---- between checkpoints ----------------------------------------------------------------
+    # ---- between evaluations ----------------------------------------------------------------
 
     def _pass_steps(self, end: int | None) -> None:
         """Carry out what was due before the training step ``end`` (None: whatever is logged)."""
         while True:
             planted = self._planted_step(end)
-            steps = [*self.books.due_steps(end), *([] if planted is None else [planted])]
+            steps = [*self.ledger.due_steps(end), *([] if planted is None else [planted])]
             # Of what was due after the last line of a run nothing was done.
             if not steps or (end is None and planted is None and self._ends_here()):
                 break
             if planted == min(steps):
                 self._plant()
                 continue
-            for decision in self.books.begin_step(min(steps)):
-                self._check_decision(decision)
-        self._check_transitions(self.books.last_step)
+            for one in self.ledger.take_due(step := min(steps)):
+                self._check_decision(self.ledger.finish(one, step))
+        self._check_transitions(self.ledger.last_step)
 
     def _planted_step(self, end: int | None) -> int | None:
         """Return the step of the next expert that a scenario took away before ``end``, if any."""
@@ -388,12 +327,12 @@ class _Replayer:
         assert line is not None
         plant = line.typed(PlantFields)
         for name in (plant.expert_id, plant.partner_id):
-            if not self.books.is_live(name):
+            if not self.ledger.registry.is_live(name):
                 raise Differs(at(line, "expert_id, partner_id", name, "a live expert"))
-        self.books.plant(plant.expert_id, plant.partner_id, plant.step)
+        self.ledger.plant(plant.expert_id, plant.partner_id, plant.step)
 
     def _ends_here(self) -> bool:
-        """Say whether the logs tell of no more births or removals."""
+        """Return whether the logs tell of no more births or removals."""
         ahead = self.transitions.peek()
         more = ahead is not None and ahead.record.get("reason") in CARRIED_OUT
         line = self.decisions.peek()
@@ -403,7 +342,7 @@ class _Replayer:
     def _after_the_last_checkpoint(self) -> None:
         if self.config.lifecycle.enabled:
             self._pass_steps(None)
-        waiting = [one.decision for one in (*self.books.leaving, *self.books.pending)]
+        waiting = [one.decision for one in (*self.ledger.leaving, *self.ledger.pending)]
         self.found.waiting = [
             f"{d.action} {d.expert_id} (decided at step {d.step})" for d in waiting
         ]
@@ -412,13 +351,13 @@ class _Replayer:
                 self._check_decision(decision)
 
     def _check_transitions(self, step: int) -> None:
-        for transition in self.books.registry.take_transitions():
+        for transition in self.ledger.registry.take_transitions():
             line = self.transitions.expect(step, "a transition", transition.layer_id)
             check(line, transition.to_dict())
 
     def _release_twins(self, step: int) -> None:
         """Release the twins that the log says were released; when they may be, they must be."""
-        registry, config = self.books.registry, self.config.lifecycle
+        registry, config = self.ledger.registry, self.config.lifecycle
         for child, parent in list(registry.twins.items()):
             age = registry[child].checkpoints_in_state
             ahead = self.transitions.peek()

@@ -7,7 +7,6 @@ none). Where two logs disagree, the one whose line is not so sealed is named.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,25 +16,29 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from chronorun.analysis.replay.books import Books
 from chronorun.analysis.replay.lines import Differs, Line, as_json, at, compare, near
 from chronorun.config.governance import ControlConfig
 from chronorun.governance.policy import compute_topology_debt
+from chronorun.lifecycle.decide.derived import (
+    most_loaded,
+    token_entropy_ratio,
+    unresolved_debt,
+    weight_deviations,
+)
 from chronorun.lifecycle.decide.policy_state import Probation
 from chronorun.lifecycle.decide.signals import LayerSignals
 from chronorun.lifecycle.decide.similarity import ALL_PAIRS_UP_TO, js_overlaps
 from chronorun.lifecycle.experts.basins import BasinEntry, entropy_term
 from chronorun.lifecycle.experts.records import ExpertRecord
 from chronorun.lifecycle.experts.states import ExpertState
-from chronorun.telemetry.snapshots import LayerSnapshot
+from chronorun.lifecycle.record.evaluations import signals_checksum
+from chronorun.lifecycle.record.ledger import Ledger
+from chronorun.telemetry.layer import LayerSnapshot
 
 OVERLAP_TOLERANCE = 2e-4
 """Basins are logged to six decimals: so far may an overlap derived from them lie off."""
 ROUNDING = 1e-12
 """Logarithms differ in the last digit between machines."""
-DEVIATION_ENTRIES = 8
-LEAST_SPREAD = 0.1
-"""As in ``lifecycle.observation``, which needs torch; a test holds the two together."""
 SEAL = "signals_crc32"
 
 
@@ -68,16 +71,11 @@ class Sources:
         return self.snapshot.record["layers"][self.place].get(field)
 
 
-def seal_of(signals: Any) -> int:
-    """Return the checksum of an evaluation's signals."""
-    return zlib.crc32(msgspec.json.encode(signals))
-
-
 def check_seal(line: Line) -> None:
     """Raise Differs where an evaluation's signals are not what was written."""
     logged = line.record.get(SEAL)
     if logged is not None:
-        compare(line, SEAL, logged, seal_of(line.record.get("signals")))
+        compare(line, SEAL, logged, signals_checksum(line.record.get("signals")))
 
 
 def agree(x: Sources, field: str, signal: Any, other: Line, name: str, value: Any) -> None:
@@ -193,27 +191,15 @@ def remember_basins(x: Sources, records: Sequence[ExpertRecord]) -> None:
         )  # fmt: skip
 
 
-def weight_deviation(record: ExpertRecord) -> float | None:
-    """Return how far an expert's newest weight change lies from its median, in MAD."""
-    deltas = [e.weight_delta for e in record.basin.entries if e.share > 0.0]
-    if len(deltas) <= DEVIATION_ENTRIES:
-        return None
-    median = float(np.median(deltas[:-1]))
-    spread = float(np.median(np.abs(np.asarray(deltas[:-1]) - median)))
-    spread = max(spread, LEAST_SPREAD * median)
-    return (deltas[-1] - median) / spread if spread > 0.0 else None
-
-
-def check_derived(x: Sources, s: LayerSignals, books: Books, control: ControlConfig) -> None:
+def check_derived(x: Sources, s: LayerSignals, ledger: Ledger, control: ControlConfig) -> None:
     """Hold the signals against what follows from the population's history and the snapshot."""
-    registry, layer_id = books.registry, s.layer_id
+    registry, layer_id = ledger.registry, s.layer_id
     records = registry.live(layer_id)
-    for slot, (expert, derived) in enumerate(
-        zip(s.experts, (_expert(books, r) for r in records), strict=True)
+    for slot, (expert, record, deviation) in enumerate(
+        zip(s.experts, records, weight_deviations(records), strict=True)
     ):
-        for name, value in derived.items():
+        for name, value in _expert(ledger, record).items():
             _same(x, f"experts[{slot}].{name}", getattr(expert, name), value)
-        deviation = weight_deviation(records[slot])
         _close(x, f"experts[{slot}].weight_deviation", expert.weight_deviation, deviation)
     for name, value in (
         ("next_expert_id", registry.next_id(layer_id)),
@@ -225,28 +211,28 @@ def check_derived(x: Sources, s: LayerSignals, books: Books, control: ControlCon
     nats, groups = x.in_snapshot("token_entropy_nats"), len(registry.groups(layer_id))
     if nats is not None:
         _ratio(x, s, nats, groups)
-    _close(x, "unresolved_debt", s.unresolved_debt, unresolved_debt(s, shares, control))
+    _close(x, "unresolved_debt", s.unresolved_debt, settled_debt(s, shares, control))
     if x.control is None:
         layer = x.snapshot.typed(list[LayerSnapshot], "layers")[x.place]
         _same(x, "lens_scale", s.lens_scale, 0.0)
         _same(x, "topology_debt", s.topology_debt, compute_topology_debt(layer, control)[0])
-    _check_names(x, s, books)
+    _check_names(x, s, ledger)
 
 
-def _expert(books: Books, record: ExpertRecord) -> dict[str, Any]:
+def _expert(ledger: Ledger, record: ExpertRecord) -> dict[str, Any]:
     name = record.expert_id
     return {
         "expert_id": name,
         "state": record.state,
         "born_step": record.born_step,
         "parent_id": record.parent_id,
-        "twin_of": books.registry.twins.get(name),
-        "ramping": name in books.ramps,
+        "twin_of": ledger.registry.twins.get(name),
+        "ramping": name in ledger.ramps,
     }
 
 
 def _ratio(x: Sources, s: LayerSignals, nats: float, groups: int) -> None:
-    ratio = nats / math.log(groups) if groups > 1 else 0.0
+    ratio = token_entropy_ratio(nats, groups)
     if abs(ratio - s.token_entropy_ratio) > ROUNDING:
         name, back = f"layers[{x.place}].token_entropy_nats", s.token_entropy_ratio
         if SEAL in x.evaluation.record and groups > 1:
@@ -254,14 +240,14 @@ def _ratio(x: Sources, s: LayerSignals, nats: float, groups: int) -> None:
         raise Differs(at(x.evaluation, "signals.token_entropy_ratio", back, ratio))
 
 
-def _check_names(x: Sources, s: LayerSignals, books: Books) -> None:
+def _check_names(x: Sources, s: LayerSignals, ledger: Ledger) -> None:
     """Hold against the population whom pairs, cluster and archive matches speak of."""
     ids = [e.expert_id for e in s.experts]
     pairs = [(p.first, p.second) for p in s.pairs]
     if len(ids) <= ALL_PAIRS_UP_TO:
         _same(x, "pairs", list(map(list, pairs)), list(map(list, combinations(ids, 2))))
     _same(x, "cluster", s.cluster, list(_cluster(x, s)))
-    known = [r.expert_id for r in books.registry.archived(s.layer_id) if r.merged_into is None]
+    known = [r.expert_id for r in ledger.registry.archived(s.layer_id) if r.merged_into is None]
     matched = [m.expert_id for m in s.archive_matches]
     _same(x, "archive_matches", matched, [name for name in known if name in matched])
 
@@ -279,7 +265,7 @@ def _cluster(x: Sources, s: LayerSignals) -> Iterator[str]:
     }
     if not usable:
         return
-    source = max(usable, key=lambda name: (s.experts[usable[name]].share, -usable[name]))
+    source = s.experts[most_loaded([e.share for e in s.experts], [*usable.values()])].expert_id
     yield source
     beside: Mapping[str, float] = x.basins[usable[source]].record["co_activation"]
     if s.top_k == 1 or len(beside) >= ALL_PAIRS_UP_TO:
@@ -289,19 +275,14 @@ def _cluster(x: Sources, s: LayerSignals) -> Iterator[str]:
     yield from sorted(others, key=lambda name: -beside.get(name, 0.0))[:2]
 
 
-def unresolved_debt(s: LayerSignals, shares: Sequence[float], control: ControlConfig) -> float:
-    """Return the debt of a layer without its newest experts (as ``SignalReader`` does)."""
-    kept = [
+def settled_debt(s: LayerSignals, shares: Sequence[float], control: ControlConfig) -> float:
+    """Return the debt of a layer's shares without those of its newest experts."""
+    settled = [
         share
         for share, e in zip(shares, s.experts, strict=True)
         if e.state is not ExpertState.cooling and not e.ramping
     ]
-    total = sum(kept)
-    if not kept or total <= 0.0:
-        return 0.0
-    layer = LayerSnapshot.from_shares(s.layer_id, np.array([share / total for share in kept]))
-    debt, parts = compute_topology_debt(layer, control)
-    return debt - control.debt_weight_top2 * parts["debt_top2"] if len(kept) <= 2 else debt
+    return unresolved_debt(s.layer_id, settled, control)
 
 
 def check_readings(x: Sources, s: LayerSignals, due: Sequence[Probation]) -> None:

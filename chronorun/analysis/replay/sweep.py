@@ -8,7 +8,8 @@ from pathlib import Path
 
 from chronorun.analysis.reading.run import Run
 from chronorun.analysis.replay.config import PlannedRunError
-from chronorun.analysis.replay.derive import Replay, replay_run
+from chronorun.analysis.replay.derive import replay_run
+from chronorun.analysis.replay.result import Replay
 from chronorun.errors import StorageError, UserError
 
 

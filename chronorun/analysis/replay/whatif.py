@@ -21,7 +21,7 @@ from chronorun.analysis.replay.config import (
 from chronorun.analysis.replay.control import find_priors, make_controller
 from chronorun.analysis.replay.lines import Line, LineStream
 from chronorun.analysis.replay.projection import OtherHistory
-from chronorun.analysis.replay.signals import unresolved_debt
+from chronorun.analysis.replay.signals import settled_debt
 from chronorun.config.lifecycle import TwoModeUse
 from chronorun.errors import UserError
 from chronorun.governance.decisions import ControlDecision
@@ -192,7 +192,7 @@ class _Projector:
             s,
             topology_debt=decision.computed["debt"],
             lens_scale=decision.actuator["lens_scale"],
-            unresolved_debt=unresolved_debt(s, [e.share for e in s.experts], self.config.control),
+            unresolved_debt=settled_debt(s, [e.share for e in s.experts], self.config.control),
         )
 
     # ---- lifecycle --------------------------------------------------------------------------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.lifecycle.decide.actions import Action, Candidate, Refusal, Status
 from chronorun.lifecycle.decide.counters import expert_order, pair_key
 from chronorun.lifecycle.decide.signals import ExpertSignals, PairSignals
-from chronorun.lifecycle.decide.similarity import similarity
 from chronorun.lifecycle.decide.view import LayerView, Proposal
 
 DECIDED_BY = (
@@ -80,3 +80,8 @@ def _too_young(view: LayerView, first: ExpertSignals, second: ExpertSignals) -> 
     return Refusal(
         Status.deferred, f"parent and child, {age} steps old, merge_min_age_steps={least}"
     )
+
+
+def similarity(cosine: float, overlap: float, config: LifecycleConfig) -> float:
+    """Return ``a * cosine + b * overlap`` with the configured weights a and b."""
+    return config.similarity_cosine_weight * cosine + config.similarity_overlap_weight * overlap

@@ -9,7 +9,6 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.lifecycle.decide.signals import PairSignals
 from chronorun.lifecycle.experts.basins import BasinEntry, Dist
 
@@ -51,11 +50,6 @@ def basin_overlap(first: BasinEntry, second: BasinEntry) -> float:
     )
 
 
-def similarity(cosine: float, overlap: float, config: LifecycleConfig) -> float:
-    """Return ``a * cosine + b * overlap`` with the configured weights a and b."""
-    return config.similarity_cosine_weight * cosine + config.similarity_overlap_weight * overlap
-
-
 def pair_signals(
     expert_ids: Sequence[str],
     entries: Sequence[BasinEntry],
@@ -88,17 +82,3 @@ def _chosen_pairs(cosines: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
     best = np.argsort(-cosines[rows, columns], kind="stable")[:PAIRS_KEPT]
     for index in np.sort(best).tolist():
         yield int(rows[index]), int(columns[index])
-
-
-def cluster_of(
-    expert_ids: Sequence[str], affinity: NDArray[np.float64], source: str, size: int = 3
-) -> list[str]:
-    """Return ``source`` and the experts nearest to it by ``affinity`` [E, E], ``size`` in all.
-
-    The affinity is co-selection, or at top-1, where nothing is co-selected, the cosine of router
-    rows.
-    """
-    centre = list(expert_ids).index(source)
-    order = np.argsort(-affinity[centre], kind="stable").tolist()
-    others = [expert_ids[i] for i in order if i != centre]
-    return [source, *others[: size - 1]]

@@ -15,7 +15,7 @@ from torch import Tensor
 from chronorun.core.files import write_atomically
 from chronorun.core.tensor_files import load_tensors
 from chronorun.errors import StorageError
-from chronorun.lifecycle.edit.surgery import Saved
+from chronorun.lifecycle.edit.saved import Saved, flatten_saved, nest_saved
 
 
 @dataclass(frozen=True)
@@ -118,27 +118,6 @@ def _check_name(name: str) -> None:
             f"archive: {name!r} is no name of an archived expert's file; "
             f"resume from another checkpoint"
         )
-
-
-def flatten_saved(saved: Saved) -> dict[str, Tensor]:
-    """Return an expert as tensors by name: ``values|name`` and ``moments|name|entry``."""
-    flat = {f"values|{name}": value for name, value in saved.values.items()}
-    for name, entries in saved.moments.items():
-        flat |= {f"moments|{name}|{entry}": value for entry, value in entries.items()}
-    return flat
-
-
-def nest_saved(flat: Mapping[str, Tensor]) -> Saved:
-    """Rebuild an expert from ``flatten_saved``."""
-    saved = Saved({}, {})
-    for key, value in flat.items():
-        kind, _, name = key.partition("|")
-        if kind == "values":
-            saved.values[name] = value
-        elif kind == "moments":
-            name, _, entry = name.partition("|")
-            saved.moments.setdefault(name, {})[entry] = value
-    return saved
 
 
 def _flat(archived: Archived) -> dict[str, Tensor]:

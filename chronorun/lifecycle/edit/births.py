@@ -26,7 +26,7 @@ from chronorun.lifecycle.edit.alignment import (
 )
 from chronorun.lifecycle.edit.moments import Moments, averaged_moments, child_moments
 from chronorun.lifecycle.edit.offset_match import match_offset
-from chronorun.lifecycle.edit.surgery import Saved
+from chronorun.lifecycle.edit.saved import Saved
 from chronorun.model.population import LOGIT_OFFSET, ROUTER_ROWS, is_router
 from chronorun.model.shapes import Routing
 

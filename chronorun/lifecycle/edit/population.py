@@ -1,64 +1,65 @@
-"""A living population: carries out what was decided, keeps what must be remembered of it.
+"""A living population: the ledger's moves, made with the tensors of one model.
 
-Births are decided at a checkpoint and integrated at the start of the next training forward, so that
-nobody sees a population change between a snapshot and its consequences. Everything else is done at
-the checkpoint itself.
+Births are decided at an evaluation and integrated at the start of the next training forward, so
+that a population never changes between a snapshot and its consequences. All else is done at the
+evaluation itself.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chronorun.config.lifecycle import (
-    ChildMoments,
-    LifecycleConfig,
-    ParentMoments,
-    RouterChange,
-    SplitRelease,
-)
+from chronorun.config.lifecycle import ChildMoments, LifecycleConfig, ParentMoments, RouterChange
 from chronorun.core.processes import digest_plain, digest_tensors
-from chronorun.errors import StorageError
 from chronorun.lifecycle.decide.actions import Action, Candidate
 from chronorun.lifecycle.edit import births
 from chronorun.lifecycle.edit.archive import Archive, Archived
+from chronorun.lifecycle.edit.departures import (
+    chosen_together,
+    unchosen_offset,
+    with_weights_of,
+)
 from chronorun.lifecycle.edit.moments import child_moments, optimizer_bytes, slot_state
-from chronorun.lifecycle.edit.offset_match import match_offset
+from chronorun.lifecycle.edit.newborns import Newborns
 from chronorun.lifecycle.edit.receipts import ProbeLoss, Reading, receipt, take_reading
 from chronorun.lifecycle.edit.releases import Releases
-from chronorun.lifecycle.edit.surgery import Edit, Newborn, Plane, Saved, Surgeon
-from chronorun.lifecycle.edit.undo import Bundle
+from chronorun.lifecycle.edit.saved import Edit, Newborn, Plane, Saved
+from chronorun.lifecycle.edit.surgery import Surgeon
 from chronorun.lifecycle.edit.waiting import (
-    Leaving,
-    Pending,
+    Birth,
+    Fading,
     pack_leaving,
     pack_pending,
+    pack_undo,
     unpack_leaving,
     unpack_pending,
+    unpack_undo,
 )
 from chronorun.lifecycle.experts.ramps import Ramp
 from chronorun.lifecycle.experts.registry import Registry
-from chronorun.lifecycle.experts.states import ExpertState
 from chronorun.lifecycle.observe.tap import InputTap
-from chronorun.lifecycle.observe.two_mode import two_modes
 from chronorun.lifecycle.record.decisions import LifecycleDecision
-from chronorun.model.population import LOGIT_OFFSET, ROUTER_ROWS, is_router
+from chronorun.lifecycle.record.ledger import BIRTHS, Ledger, Waiting, leaver
+from chronorun.model.abilities import hidden_axes
+from chronorun.model.population import LOGIT_OFFSET
 from chronorun.model.shapes import Routing
 
-DRIFTED_BELOW = 0.9
-"""Cosine of a layer's mean inputs below which an archived router row points elsewhere."""
+Move = Callable[[], LifecycleDecision | None]
+"""A move of the ledger; returns the finished decision."""
 
 
 class Population:
-    """Executes edits on the layers of one model. ``probe`` measures them where there is one."""
+    """Carries out decisions on the layers of one model; ``probe``, if given, measures them."""
 
     def __init__(
         self,
+        ledger: Ledger,
         surgeon: Surgeon,
         tap: InputTap,
         archive: Archive,
@@ -67,359 +68,268 @@ class Population:
         seed: int = 0,
         probe: ProbeLoss | None = None,
     ) -> None:
+        self.ledger = ledger
         self.surgeon = surgeon
         self.tap = tap
         self.archive = archive
         self.config = config
         self.seed = seed
         self.probe = probe
-        self.pending: list[Pending] = []
-        self.leaving: list[Leaving] = []
-        self.ramps: dict[str, Ramp] = {}
-        self.bundles: dict[int, Bundle] = {}
         self.seconds: dict[int, dict[str, float]] = {}
+        self.newborns = Newborns(surgeon, tap, archive, config, seed)
         self.releases = Releases(surgeon, tap, config, self._reading)
 
     @property
     def registry(self) -> Registry:
         """All experts."""
-        return self.surgeon.registry
+        return self.ledger.registry
 
-    def hidden_axes(self, layer_id: int) -> Mapping[str, int]:
-        """Return the axes of the hidden units in a layer's expert weights, if it tells."""
-        tell = getattr(self.surgeon.layers[layer_id], "hidden_axes", None)
-        return tell() if tell is not None else {}
+    # ---- between evaluations ----------------------------------------------------------------
 
-    # ---- births -----------------------------------------------------------------------------
+    def begin_step(self, step: int) -> list[LifecycleDecision]:
+        """Let faded experts out and newborns in before the forward of a training step.
 
-    def stage(
-        self, c: Candidate, decision: LifecycleDecision, ramp_steps: int, starved_T: Any
-    ) -> None:
-        """Make the newborn of a decision; it waits outside the model."""
-        newborn = self._newborn(c, decision.step, starved_T)
-        if c.action is not Action.REVIVE:
-            self.registry.add(c.layer_id, decision.step, c.parent_id, c.reason)
-        if newborn.plane is not None or self.config.spawn_ramp_offset == 0.0:
-            self.pending.append(Pending(decision, newborn, 0))
-            return
-        start = self._quiet_start(c.layer_id, newborn.saved)
-        self.pending.append(Pending(decision, newborn, ramp_steps, start))
-
-    def _quiet_start(self, layer_id: int, saved: Saved) -> float:
-        """Return the first offset of a ramp: low enough that no token of the newest step notices.
-
-        A row drawn for starved tokens can beat the layer's own by more than ``spawn_ramp_offset``.
-        Found at the decision: a run resumed before the integration no longer has that step.
+        Returns the decisions that are finished with it.
         """
-        start, routing = self.config.spawn_ramp_offset, self.tap.routing.get(layer_id)
-        if routing is None:
-            return start
-        row_D = saved.values[ROUTER_ROWS].to(routing.x_TD)
-        own_T = routing.x_TD @ row_D + saved.values[LOGIT_OFFSET].to(routing.x_TD)
-        top_k = routing.expert_index_KT.shape[0]
-        return min(start, match_offset(own_T, routing.logits_TE, top_k, 0.0))
-
-    def _newborn(self, c: Candidate, step: int, starved_T: Any) -> Newborn:
-        generator = births.seeded(self.seed, step, c.expert_id)
-        if c.action is Action.SPLIT:
-            assert c.parent_id is not None
-            parent = self.surgeon.read(c.parent_id)
-            saved, rewarm = births.clone_of(parent, self.config, generator)
-            plane = self._plane(c.layer_id, c.parent_id)
-            if plane is not None and not self._exclusive(c.layer_id):
-                # With its parent's very row a child would get all tokens or none.
-                delta = self.config.split_router_delta
-                rows = births.released(parent.values, plane.direction_D, plane.threshold, delta)
-                saved.values.update(rows[1])
-                plane = None
-            return Newborn(c.expert_id, saved, rewarm, plane)
-        layer_ids = self.registry.slots(c.layer_id)
-        # Views: a copy of every expert would cost more than the edit.
-        tensors = self.surgeon.layers[c.layer_id].slot_tensors()
-        population = [
-            {name: tensor.detach()[slot] for name, tensor in tensors.items()}
-            for slot in range(len(layer_ids))
+        return [
+            self._enter(one, step) if one.is_birth else self._depart(one, step)
+            for one in self.ledger.take_due(step)
         ]
-        tokens = self.tap.tokens(c.layer_id, starved_T)
-        if c.action is Action.REVIVE:
-            archived = self._from_archive(c.layer_id, c.expert_id)
-            saved, rewarm = births.revived(
-                archived.saved, population, tokens, self._drifted(c.layer_id, archived), self.config
-            )
-            return Newborn(c.expert_id, saved, rewarm)
-        cluster = [self.surgeon.read(name) for name in c.cluster or layer_ids[:1]]
-        axes = self.hidden_axes(c.layer_id)
-        saved, rewarm = births.spawned(cluster, population, tokens, axes, self.config, generator)
-        return Newborn(c.expert_id, saved, rewarm)
 
-    def _exclusive(self, layer_id: int) -> bool:
-        """Say whether a pair of twins shares one logit at first."""
-        able = hasattr(self.surgeon.layers[layer_id], "set_twins")
-        return able and self.config.split_release is not SplitRelease.at_once
-
-    def _plane(self, layer_id: int, parent_id: str) -> Plane | None:
-        """Return the plane that parts a parent's tokens; None where no tokens are known at all.
-
-        One that had many tokens in the window may have none in the newest step: then the plane
-        parts the layer's.
-        """
-        inputs = self.tap.inputs(layer_id, [self.registry.slot_of(parent_id)])
-        if inputs is not None and not len(inputs):
-            inputs = self.tap.inputs(layer_id, range(self.tap.n_experts[layer_id]))
-        if inputs is None or not len(inputs):
-            return None
-        modes = two_modes(inputs)
-        return Plane(modes.direction_D, modes.threshold)
-
-    def _drifted(self, layer_id: int, archived: Archived) -> bool:
-        now, then = self.tap.centroid(layer_id), archived.centroid_D
-        if now is None or then is None:
-            return False
-        cosine = torch.nn.functional.cosine_similarity(now, then.to(now), dim=0)
-        return float(cosine) < DRIFTED_BELOW
-
-    def is_due(self, step: int) -> bool:
-        """Say whether anyone enters or leaves before the forward of a step."""
-        return bool(self.pending) or any(step >= one.due_step for one in self.leaving)
-
-    def integrate(self, step: int) -> list[LifecycleDecision]:
-        """Let the router see what waits; returns the finished decisions."""
-        waiting, self.pending = self.pending, []
-        return [self._integrate(one, step) for one in waiting]
-
-    def _integrate(self, one: Pending, step: int) -> LifecycleDecision:
-        decision, newborn = one.decision, one.newborn
-        action, parent_id = Action(decision.action), decision.parent_id
+    def _enter(self, one: Waiting, step: int) -> LifecycleDecision:
+        d, birth, parent_id = one.decision, one.parts, one.decision.parent_id
+        newborn: Newborn = birth.newborn
+        base = float(newborn.saved.values[LOGIT_OFFSET])
         if one.ramp_steps:
-            base = float(newborn.saved.values[LOGIT_OFFSET])
-            ramp = Ramp(step, one.ramp_steps, base, one.ramp_start)
-            self.ramps[newborn.expert_id] = ramp
             values = dict(newborn.saved.values)
-            values[LOGIT_OFFSET] = torch.full_like(values[LOGIT_OFFSET], ramp.offset(step))
+            values[LOGIT_OFFSET] = torch.full_like(values[LOGIT_OFFSET], base + birth.ramp_start)
             newborn = replace(newborn, saved=Saved(values, newborn.saved.moments))
         saved: dict[str, Saved] = {}
         write: dict[str, Saved] = {}
-        if action is Action.SPLIT and parent_id is not None:
+        if d.action == Action.SPLIT and parent_id is not None:
             saved[parent_id] = self.surgeon.read(parent_id)
             if self.config.parent_moments is ParentMoments.zero:
                 blank = child_moments(saved[parent_id].moments, births.BLANK[0])
                 write[parent_id] = Saved(saved[parent_id].values, blank)
-        edit = Edit(
-            decision.layer_id,
-            step,
-            "revived" if action is Action.REVIVE else "integrated",
+        return self._change(
+            d,
+            lambda: self.ledger.finish(one, step, base=base, start=birth.ramp_start, saved=saved),
+            [name for name in (parent_id, newborn.expert_id) if name is not None],
             insert=[newborn],
             write=write,
             rewarm=list(write),
             redraw_rows=self._redraw(step, newborn.expert_id),
         )
-        bundle = Bundle(decision.seq, action, decision.layer_id, (newborn.expert_id,), (), saved)
-        concerned = [name for name in (parent_id, newborn.expert_id) if name is not None]
-        return self._perform(edit, decision, step, concerned, bundle)
+
+    def _depart(self, one: Waiting, step: int) -> LifecycleDecision:
+        fading: Fading = one.parts
+        done = self._change(
+            one.decision,
+            lambda: self.ledger.finish(one, step, saved=fading.saved),
+            list(fading.saved),
+            redraw_rows=self._redraw(step, leaver(one.decision)),
+        )
+        return replace(done, receipt=done.receipt | fading.felt)
 
     def set_ramps(self, step: int) -> None:
         """Set the logit offsets of experts that are still settling in, or fading out."""
-        for expert_id, ramp in list(self.ramps.items()):
-            self._set_offset(expert_id, ramp.offset(step))
-            if ramp.is_over(step):
-                del self.ramps[expert_id]
+        for expert_id, ramp in self.ledger.ramps.items():
+            layer = self.surgeon.layers[self.registry[expert_id].layer_id]
+            slot = self.registry.slot_of(expert_id)
+            layer.slot_tensors()[LOGIT_OFFSET].data[slot] = ramp.offset(step)
+        self.ledger.end_ramps(step)
 
-    def _set_offset(self, expert_id: str, offset: float) -> None:
-        layer = self.surgeon.layers[self.registry[expert_id].layer_id]
-        layer.slot_tensors()[LOGIT_OFFSET].data[self.registry.slot_of(expert_id)] = offset
+    # ---- at an evaluation -------------------------------------------------------------------
 
-    # ---- what is done at the checkpoint itself ----------------------------------------------
+    def carry_out(
+        self, c: Candidate, decision: LifecycleDecision, ramp_steps: int = 0, starved_T: Any = None
+    ) -> LifecycleDecision:
+        """Do what was decided; the decision returned is not integrated where it has to wait.
 
-    def prune(
-        self, c: Candidate, decision: LifecycleDecision, ramp_steps: int = 0
+        Experts ramp in and fade out over ``ramp_steps`` (0: at once). ``starved_T`` masks the
+        tokens of the newest step that a newborn is to serve.
+        """
+        if c.action in BIRTHS:
+            return self._stage(c, decision, ramp_steps, starved_T)
+        if c.action is Action.PRUNE:
+            return self._prune(c, decision, ramp_steps)
+        if c.action is Action.MERGE:
+            return self._merge(c, decision, ramp_steps)
+        return self._roll_back(c, decision)
+
+    def _stage(
+        self, c: Candidate, decision: LifecycleDecision, ramp_steps: int, starved_T: Any
+    ) -> LifecycleDecision:
+        """Make a newborn; it waits outside the model."""
+        newborn = self.newborns.make(c, decision.step, starved_T)
+        is_pair, start = newborn.plane is not None, 0.0
+        if not is_pair and self.config.spawn_ramp_offset != 0.0:
+            start = self.newborns.quiet_start(c.layer_id, newborn.saved)
+        parts = Birth(newborn, start)
+        self.ledger.stage(c, decision, is_pair=is_pair, ramp_steps=ramp_steps, parts=parts)
+        return decision
+
+    def _prune(
+        self, c: Candidate, decision: LifecycleDecision, ramp_steps: int
     ) -> LifecycleDecision:
         """Remove a dead expert; it goes to the archive.
 
-        One that no training token chose in the window may still be chosen by tokens of the probe.
-        It fades out over ``ramp_steps`` first; the decision returned is not integrated yet.
+        One that no training token chose in the window may still be chosen by tokens of the probe:
+        it fades out first.
         """
         expert_id, step = c.expert_id, decision.step
-        saved = self._archive(expert_id, step)
-        self.registry.transition(expert_id, ExpertState.pending_prune, step, "confirmed dead")
+        saved = {expert_id: self._archive(expert_id, step)}
         before = self._reading(c.layer_id, step)
-        leaving = Leaving(decision, expert_id, {expert_id: saved}, step)
-        chosen = before is not None and before.shares().get(expert_id, 0.0) > 0.0
-        if not chosen or not self._fades(ramp_steps):
-            return self._remove(leaving, step, before)
-        self._fade(leaving, ramp_steps, None if before is None else before.routing)
-        return decision
-
-    def _fades(self, ramp_steps: int) -> bool:
-        return ramp_steps > 0 and self.config.spawn_ramp_offset < 0.0
-
-    def _fade(self, leaving: Leaving, ramp_steps: int, routing: Routing | None) -> None:
-        """Lower an expert's logit offset until no token of ``routing`` would choose it."""
-        expert_id, step = leaving.expert_id, leaving.decision.step
-        depth, slot = self.config.spawn_ramp_offset, self.registry.slot_of(expert_id)
-        if routing is not None:
-            logits_TE = routing.logits_TE
-            others = [e for e in range(logits_TE.shape[1]) if e != slot]
-            top_k = routing.expert_index_KT.shape[0]
-            needed = match_offset(logits_TE[:, slot], logits_TE[:, others], top_k, 0.0)
-            depth = min(depth, needed)
-        base = float(leaving.saved[expert_id].values[LOGIT_OFFSET])
-        self.ramps[expert_id] = Ramp(step, ramp_steps, base + depth, -depth)
-        leaving.due_step = step + ramp_steps
-        self.leaving.append(leaving)
-
-    def remove_faded(self, step: int) -> list[LifecycleDecision]:
-        """Remove the experts that have faded out; returns the finished decisions."""
-        due = [one for one in self.leaving if step >= one.due_step]
-        self.leaving = [one for one in self.leaving if step < one.due_step]
-        return [self._remove(one, step, None) for one in due]
-
-    def _remove(self, one: Leaving, step: int, before: Reading | None) -> LifecycleDecision:
-        decision, layer_id, expert_id = one.decision, one.decision.layer_id, one.expert_id
-        action = Action(decision.action)
-        merged_into = decision.expert_id if action is Action.MERGE else None
-        edit = Edit(
-            layer_id,
-            step,
-            decision.reason,
-            remove={expert_id: merged_into},
+        if before is not None and before.shares().get(expert_id, 0.0) and self._fades(ramp_steps):
+            slot = self.registry.slot_of(expert_id)
+            ramp = self._fading(saved[expert_id], slot, step, ramp_steps, before.routing)
+            self.ledger.leave(c, decision, ramp=ramp, parts=Fading(saved))
+            return decision
+        return self._change(
+            decision,
+            lambda: self.ledger.leave(c, decision, saved=saved),
+            [expert_id],
+            before=before,
             redraw_rows=self._redraw(step, expert_id),
         )
-        bundle = Bundle(decision.seq, action, layer_id, (), (expert_id,), one.saved)
-        if merged_into is not None:
-            self._join_basins(merged_into, expert_id)
-        done = self._perform(edit, decision, step, list(one.saved), bundle, before)
-        return replace(done, receipt=done.receipt | one.felt)
 
-    def _join_basins(self, survivor_id: str, absorbed_id: str) -> None:
-        record, gone = self.registry[survivor_id], self.registry[absorbed_id]
-        record.basin = record.basin.merged_with(gone.basin)
-
-    def merge(
-        self, c: Candidate, decision: LifecycleDecision, ramp_steps: int = 0
+    def _merge(
+        self, c: Candidate, decision: LifecycleDecision, ramp_steps: int
     ) -> LifecycleDecision:
         """Average two experts into the older one.
 
         Where tokens choose both, removing one at once frees a place that their next choices take,
         which is felt however alike the two are. Then both get the averaged weights, and the
-        absorbed one fades out over ``ramp_steps``; the decision returned is not integrated yet.
+        absorbed one fades out.
         """
         assert c.partner_id is not None
-        survivor, absorbed = (
-            self.surgeon.read(c.expert_id),
-            self._archive(c.partner_id, decision.step),
-        )
+        pair, step = (c.expert_id, c.partner_id), decision.step
+        survivor, absorbed = self.surgeon.read(pair[0]), self._archive(pair[1], step)
+        saved = dict(zip(pair, (survivor, absorbed), strict=True))
         share, partner_share = (c.metrics[key] for key in ("share", "partner_share"))
         assert isinstance(share, float)
         assert isinstance(partner_share, float)
-        made = births.merged(
-            survivor, absorbed, (share, partner_share), self.hidden_axes(c.layer_id), self.config
-        )
-        before = self._reading(c.layer_id, decision.step)
+        axes = hidden_axes(self.surgeon.layers[c.layer_id])
+        made = births.merged(survivor, absorbed, (share, partner_share), axes, self.config)
+        before = self._reading(c.layer_id, step)
         routing = None if before is None else before.routing
         if routing is None:
             routing = self.tap.routing.get(c.layer_id)
-        slots = self.registry.slot_of(c.expert_id), self.registry.slot_of(c.partner_id)
-        if self._fades(ramp_steps) and _chosen_together(routing, slots):
-            saved = {c.expert_id: survivor, c.partner_id: absorbed}
-            leaving = Leaving(decision, c.partner_id, saved, decision.step)
-            self._average(c, leaving, made, before)
-            self._fade(leaving, ramp_steps, routing)
+        slots = self.registry.slot_of(pair[0]), self.registry.slot_of(pair[1])
+        if self._fades(ramp_steps) and chosen_together(routing, slots):
+            felt = self._average(c.layer_id, step, saved, made, before)
+            ramp = self._fading(absorbed, slots[1], step, ramp_steps, routing)
+            self.ledger.leave(c, decision, ramp=ramp, parts=Fading(saved, felt))
             return decision
         offset = births.merged_offset(made.values, routing, slots, self.config.merge_logit_offset)
         made.values[LOGIT_OFFSET] = torch.full_like(made.values[LOGIT_OFFSET], offset)
-        edit = self._edit(
-            c,
-            decision.step,
-            remove={c.partner_id: c.expert_id},
+        return self._change(
+            decision,
+            lambda: self.ledger.leave(c, decision, saved=saved),
+            pair,
+            before=before,
             write={c.expert_id: made},
+            redraw_rows=self._redraw(step, c.expert_id),
         )
-        bundle = Bundle(
-            decision.seq,
-            c.action,
-            c.layer_id,
-            (),
-            (c.partner_id,),
-            {c.expert_id: survivor, c.partner_id: absorbed},
-        )
-        concerned = [c.expert_id, c.partner_id]
-        self._join_basins(c.expert_id, c.partner_id)
-        done = self._perform(edit, decision, decision.step, concerned, bundle, before)
-        self.registry.transition(
-            c.expert_id, ExpertState.cooling, decision.step, f"absorbed {c.partner_id}"
-        )
-        return done
 
-    def _average(self, c: Candidate, leaving: Leaving, made: Saved, before: Reading | None) -> None:
+    def _average(
+        self,
+        layer_id: int,
+        step: int,
+        saved: Mapping[str, Saved],
+        made: Saved,
+        before: Reading | None,
+    ) -> dict[str, Any]:
         """Give both experts of a merge the averaged weights; each keeps its place in the router."""
-        step = leaving.decision.step
-        write = {
-            name: Saved(
-                old.values | {n: v for n, v in made.values.items() if not is_router(n)},
-                old.moments | {n: m for n, m in made.moments.items() if not is_router(n)},
-            )
-            for name, old in leaving.saved.items()
-        }
-        self.surgeon.apply(Edit(c.layer_id, step, c.reason, write=write))
-        after = self._reading(c.layer_id, step)
-        if before is not None and after is not None:
-            leaving.felt["averaged"] = receipt(before, after, list(leaving.saved))
-        assert c.partner_id is not None
-        self.registry.transition(c.partner_id, ExpertState.pending_prune, step, c.reason)
-        self.registry.transition(c.expert_id, ExpertState.cooling, step, f"absorbs {c.partner_id}")
+        write = {name: with_weights_of(old, made) for name, old in saved.items()}
+        self.surgeon.apply(Edit(layer_id, write=write))
+        after = self._reading(layer_id, step)
+        if before is None or after is None:
+            return {}
+        return {"averaged": receipt(before, after, list(saved))}
 
-    def roll_back(self, c: Candidate, decision: LifecycleDecision) -> LifecycleDecision:
+    def _fades(self, ramp_steps: int) -> bool:
+        return ramp_steps > 0 and self.config.spawn_ramp_offset < 0.0
+
+    def _fading(
+        self, saved: Saved, slot: int, step: int, ramp_steps: int, routing: Routing | None
+    ) -> Ramp:
+        base, depth = float(saved.values[LOGIT_OFFSET]), self.config.spawn_ramp_offset
+        if routing is not None:
+            depth = min(depth, unchosen_offset(routing, slot))
+        return Ramp(step, ramp_steps, base + depth, -depth)
+
+    def _roll_back(self, c: Candidate, decision: LifecycleDecision) -> LifecycleDecision:
         """Undo an edit: the experts it touched are again what they were, bit for bit."""
         assert c.undoes is not None
-        bundle = self.bundles.pop(c.undoes)
-        for expert_id in bundle.born:
+        undo = self.ledger.undo[c.undoes]
+        for expert_id in undo.born:
             self._archive(expert_id, decision.step)
-            self.registry[expert_id].rolled_back = True
-            self.registry.transition(
-                expert_id, ExpertState.pending_prune, decision.step, "rolled back"
-            )
-        stays = {i: s for i, s in bundle.saved.items() if i not in bundle.gone}
-        edit = Edit(
-            c.layer_id,
-            decision.step,
-            f"rollback of {bundle.action} {bundle.seq}",
-            remove=dict.fromkeys(bundle.born),
-            insert=[Newborn(i, bundle.saved[i]) for i in bundle.gone],
-            write=stays,
+        return self._change(
+            decision,
+            lambda: self.ledger.roll_back(c, decision),
+            list(dict.fromkeys((*undo.born, *undo.saved))),
+            insert=[Newborn(i, undo.saved[i]) for i in undo.gone],
+            write={i: saved for i, saved in undo.saved.items() if i not in undo.gone},
         )
-        concerned = list(dict.fromkeys((*bundle.born, *bundle.saved)))
-        return self._perform(edit, decision, decision.step, concerned, None)
 
-    def treat(self, layer_id: int, expert_id: str, step: int) -> None:
+    def treat(self, layer_id: int, expert_id: str) -> None:
         """Give an expert the optimizer state of a newborn, and leave all else as it is."""
         old, how = self.surgeon.read(expert_id), self.config.child_moments
         treated = Saved(old.values, child_moments(old.moments, how))
         rewarm = [expert_id] if how is ChildMoments.zero else []
-        self.surgeon.apply(Edit(layer_id, step, "sham", write={expert_id: treated}, rewarm=rewarm))
+        self.surgeon.apply(Edit(layer_id, write={expert_id: treated}, rewarm=rewarm))
 
-    def keep_bundles(self, seqs: Collection[int]) -> None:
-        """Drop what edits saved, but for those that are still to be judged."""
-        self.bundles = {seq: bundle for seq, bundle in self.bundles.items() if seq in seqs}
+    def release_twins(
+        self, step: int, ages: Mapping[str, int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Let the twins compete that may (see ``Releases.due``); returns a record for each.
 
-    # ---- twins ------------------------------------------------------------------------------
-
-    def balance_twins(self) -> None:
-        """Let each exclusive pair share its newest tokens evenly."""
-        self.releases.balance()
-
-    def release_due(self, step: int, checkpoint_of: Mapping[str, int]) -> list[dict[str, Any]]:
-        """Let the twins compete that may (see ``Releases.due``); returns a record for each."""
+        ``ages`` are those of the children, in evaluations, where they are not the registry's.
+        """
+        if ages is None:
+            ages = {name: self.registry[name].checkpoints_in_state for name in self.registry.twins}
         records = []
-        for child, record, common in self.releases.due(step, checkpoint_of):
-            for seq, bundle in self.bundles.items():
-                if bundle.born == (child,):
-                    self.bundles[seq] = replace(bundle, released_by=common)
+        for child, record, offset in self.releases.due(step, ages):
+            self.ledger.note_release(child, offset)
             records.append(record)
         return records
 
     # ---- shared -----------------------------------------------------------------------------
 
-    def _edit(self, c: Candidate, step: int, **what: Any) -> Edit:
-        return Edit(c.layer_id, step, c.reason, redraw_rows=self._redraw(step, c.expert_id), **what)
+    def _change(
+        self,
+        decision: LifecycleDecision,
+        move: Move,
+        concerned: Sequence[str],
+        *,
+        before: Reading | None = None,
+        **what: Any,
+    ) -> LifecycleDecision:
+        """Make one move of the ledger with tensors (``what`` of an ``Edit``), and measure it."""
+        layer_id, started = decision.layer_id, time.perf_counter()
+        if before is None:
+            before = self._reading(layer_id, decision.step)
+        sizes = self._bytes(layer_id)
+        probed = time.perf_counter()
+        done = move()
+        assert done is not None
+        edit = Edit(layer_id, done.experts_before, **what)
+        self.surgeon.apply(edit)
+        edited = time.perf_counter()
+        self.tap.resize(layer_id, self.surgeon.layers[layer_id].num_experts)
+        for newborn in edit.insert:
+            self.archive.drop(newborn.expert_id)
+        after = self._reading(layer_id, decision.step)
+        felt: dict[str, Any] = {}
+        if before is not None and after is not None:
+            felt = receipt(before, after, concerned)
+        felt |= {name: [sizes[name], size] for name, size in self._bytes(layer_id).items()}
+        self.seconds[decision.seq] = {
+            "edit_seconds": edited - probed,
+            "probe_seconds": probed - started + time.perf_counter() - edited,
+        }
+        return replace(done, receipt=felt)
 
     def _redraw(self, step: int, expert_id: str) -> torch.Generator | None:
         if self.config.router_change is RouterChange.patch:
@@ -432,68 +342,27 @@ class Population:
         self.archive.put(expert_id, step, Archived(saved, centroid))
         return saved
 
-    def _from_archive(self, layer_id: int, expert_id: str) -> Archived:
-        archived = self.archive.get(expert_id)
-        try:
-            self.surgeon.check(layer_id, archived.saved)
-        except ValueError as error:
-            raise StorageError(
-                f"archive: {expert_id} does not fit layer {layer_id} ({error}); "
-                f"resume from another checkpoint"
-            ) from error
-        return archived
-
     def _reading(self, layer_id: int, step: int) -> Reading | None:
         if self.probe is None:
             return None
         layer, slots = self.surgeon.layers[layer_id], self.registry.slots(layer_id)
         return take_reading(self.probe, step, layer, slots)
 
-    def _perform(
-        self,
-        edit: Edit,
-        decision: LifecycleDecision,
-        step: int,
-        concerned: Sequence[str],
-        bundle: Bundle | None,
-        before: Reading | None = None,
-    ) -> LifecycleDecision:
-        layer_id, started = edit.layer_id, time.perf_counter()
-        if before is None:
-            before = self._reading(layer_id, decision.step)
-        experts, sizes = self.registry.slots(layer_id), self._bytes(layer_id)
-        probed = time.perf_counter()
-        self.surgeon.apply(edit)
-        edited = time.perf_counter()
-        self.tap.resize(layer_id, self.surgeon.layers[layer_id].num_experts)
-        for expert_id in edit.remove:
-            self.ramps.pop(expert_id, None)
-        for newborn in edit.insert:
-            self.archive.drop(newborn.expert_id)
-        if bundle is not None:
-            self.bundles[bundle.seq] = bundle
-        after = self._reading(layer_id, decision.step)
-        felt: dict[str, Any] = {}
-        if before is not None and after is not None:
-            felt = receipt(before, after, concerned)
-        felt |= {name: [sizes[name], size] for name, size in self._bytes(layer_id).items()}
-        self.seconds[decision.seq] = {
-            "edit_seconds": edited - probed,
-            "probe_seconds": probed - started + time.perf_counter() - edited,
+    def _bytes(self, layer_id: int) -> dict[str, int]:
+        tensors = self.surgeon.layers[layer_id].slot_tensors().values()
+        return {
+            "layer_bytes": sum(t.numel() * t.element_size() for t in tensors),
+            "optimizer_bytes": optimizer_bytes(self.surgeon.optimizer),
         }
-        return replace(
-            decision,
-            integrated_step=step,
-            experts_before=experts,
-            experts_after=self.registry.slots(layer_id),
-            receipt=felt,
-        )
+
+    # ---- state ------------------------------------------------------------------------------
 
     def digest(self) -> str:
         """Return a digest of all experts: slots, weights, moments, and what waits to be done."""
+        ledger = self.ledger
         plain: list[Any] = [
-            [(one.decision.seq, one.newborn.expert_id, one.ramp_start) for one in self.pending],
-            [(one.decision.seq, one.expert_id, one.due_step) for one in self.leaving],
+            [(one.decision.seq, one.parts.ramp_start) for one in ledger.pending],
+            [(one.decision.seq, one.due_step) for one in ledger.leaving],
         ]
         tensors: dict[str, Tensor] = {}
         for layer_id, layer in enumerate(self.surgeon.layers):
@@ -505,23 +374,15 @@ class Population:
                     tensors[f"{key}.{entry}"] = value
         return digest_plain([plain, digest_tensors(tensors)])
 
-    def _bytes(self, layer_id: int) -> dict[str, int]:
-        tensors = self.surgeon.layers[layer_id].slot_tensors().values()
-        return {
-            "layer_bytes": sum(t.numel() * t.element_size() for t in tensors),
-            "optimizer_bytes": optimizer_bytes(self.surgeon.optimizer),
-        }
-
-    # ---- state ------------------------------------------------------------------------------
-
     def state_dict(self) -> dict[str, Any]:
         """Return nested plain data with tensors; the registry's is apart."""
+        ledger = self.ledger
         return {
-            "pending": [pack_pending(one) for one in self.pending],
-            "leaving": [pack_leaving(one) for one in self.leaving],
-            "ramps": {name: ramp.state_dict() for name, ramp in self.ramps.items()},
+            "pending": [pack_pending(one) for one in ledger.pending],
+            "leaving": [pack_leaving(one) for one in ledger.leaving],
+            "ramps": {name: ramp.state_dict() for name, ramp in ledger.ramps.items()},
             "planes": {name: dict(vars(p)) for name, p in self.surgeon.planes.items()},
-            "bundles": {str(seq): bundle.state_dict() for seq, bundle in self.bundles.items()},
+            "bundles": {str(seq): pack_undo(undo) for seq, undo in ledger.undo.items()},
             "archive": self.archive.state_dict(),
             "guard": self.surgeon.guard.state_dict(),
         }
@@ -531,33 +392,24 @@ class Population:
 
         Raises ValueError for an expert that does not fit its layer.
         """
-        self.pending = [unpack_pending(saved) for saved in state["pending"]]
-        self.leaving = [unpack_leaving(saved) for saved in state["leaving"]]
-        self.ramps = {name: Ramp.from_state_dict(r) for name, r in state["ramps"].items()}
+        ledger = self.ledger
+        ledger.pending = [unpack_pending(saved) for saved in state["pending"]]
+        ledger.leaving = [unpack_leaving(saved) for saved in state["leaving"]]
+        ledger.ramps = {name: Ramp.from_state_dict(r) for name, r in state["ramps"].items()}
         self.surgeon.planes = {name: Plane(**plane) for name, plane in state["planes"].items()}
-        self.bundles = {
-            int(seq): Bundle.from_state_dict(saved) for seq, saved in state["bundles"].items()
-        }
+        ledger.undo = {int(seq): unpack_undo(saved) for seq, saved in state["bundles"].items()}
         self.archive.load_state_dict(state["archive"])
         self.surgeon.guard.load_state_dict(state["guard"])
-        for layer_id, saved in self._saved():
+        for layer_id, saved in self._kept():
             self.surgeon.check(layer_id, saved)
         for layer_id in self.registry.layers():
-            self.surgeon.apply(Edit(layer_id, 0, "restored"))
+            self.surgeon.apply(Edit(layer_id))
 
-    def _saved(self) -> Iterator[tuple[int, Saved]]:
+    def _kept(self) -> Iterator[tuple[int, Saved]]:
         """Yield the layer and the tensors of each expert that is kept outside the model."""
-        for birth in self.pending:
-            yield birth.decision.layer_id, birth.newborn.saved
-        for leaving in self.leaving:
-            yield from ((leaving.decision.layer_id, saved) for saved in leaving.saved.values())
-        for bundle in self.bundles.values():
-            yield from ((bundle.layer_id, saved) for saved in bundle.saved.values())
-
-
-def _chosen_together(routing: Routing | None, slots: tuple[int, int]) -> bool:
-    """Say whether any token chooses both of two slots."""
-    if routing is None:
-        return False
-    first_T, second_T = ((routing.expert_index_KT == slot).any(dim=0) for slot in slots)
-    return bool((first_T & second_T).any())
+        for birth in self.ledger.pending:
+            yield birth.decision.layer_id, birth.parts.newborn.saved
+        for leaving in self.ledger.leaving:
+            yield from ((leaving.decision.layer_id, each) for each in leaving.parts.saved.values())
+        for undo in self.ledger.undo.values():
+            yield from ((undo.layer_id, saved) for saved in undo.saved.values())

@@ -6,14 +6,14 @@ number, and no observer of training is fed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from chronorun.model.abilities import spied
 from chronorun.model.population import PopulationLayer
 from chronorun.model.shapes import Routing
 
@@ -71,24 +71,12 @@ class _Spying:
         )
 
 
-@contextmanager
-def _spied(layer: PopulationLayer) -> Iterator[_Spying]:
-    spy = _Spying()
-    can = hasattr(layer, "spy")
-    if can:
-        layer.spy = spy  # type: ignore[attr-defined]
-    try:
-        yield spy
-    finally:
-        if can:
-            layer.spy = None  # type: ignore[attr-defined]
-
-
 def take_reading(
     probe: ProbeLoss, step: int, layer: PopulationLayer, expert_ids: Sequence[str]
 ) -> Reading:
     """Run the probe of a step and keep what passes through one layer."""
-    with _spied(layer) as spy:
+    spy = _Spying()
+    with spied(layer, spy):
         loss = probe(step)
     y_TD = torch.cat(spy.outputs) if spy.outputs else None
     return Reading(loss, list(expert_ids), y_TD, spy.joined())

@@ -14,10 +14,12 @@ import torch
 from chronorun.config.lifecycle import LifecycleConfig, SplitRelease
 from chronorun.lifecycle.edit import births
 from chronorun.lifecycle.edit.receipts import Reading, receipt
-from chronorun.lifecycle.edit.surgery import Edit, Surgeon
-from chronorun.lifecycle.edit.trial import set_twins, trial
+from chronorun.lifecycle.edit.saved import Edit
+from chronorun.lifecycle.edit.surgery import Surgeon
+from chronorun.lifecycle.edit.trial import trial
 from chronorun.lifecycle.experts.registry import Registry
 from chronorun.lifecycle.observe.tap import InputTap
+from chronorun.model.abilities import set_twins
 from chronorun.model.population import LOGIT_OFFSET
 from chronorun.model.shapes import Routing
 
@@ -79,7 +81,7 @@ class Releases:
             wait = self.config.split_release is SplitRelease.shock and not late
             if wait and shock is not None and shock > self.config.split_release_shock:
                 continue
-            self._release(step, child, values)
+            self._release(child, values)
             yield child, record, common
 
     def take_loss(self) -> float | None:
@@ -158,14 +160,13 @@ class Releases:
         }
         return record, values, common
 
-    def _release(
-        self, step: int, child: str, values: Mapping[str, Mapping[str, torch.Tensor]]
-    ) -> None:
+    def _release(self, child: str, values: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         self._loss_as_is = None
         layer_id = self.registry[child].layer_id
         for expert_id, each in values.items():
             self.surgeon.write(expert_id, each)
-        self.surgeon.apply(Edit(layer_id, step, "released", unpair=[child]))
+        self.registry.release(child)
+        self.surgeon.apply(Edit(layer_id))
 
 
 def shock_of(release: Release) -> float | None:

@@ -1,23 +1,24 @@
-"""The choke-point of structural change: weights, router rows, lens, optimizer moments and ids.
+"""The choke-point of structural change: weights, router rows, lens and optimizer moments at once.
 
-Nothing else changes the shape of a layer that the lifecycle manages. An ``Edit`` says what is to
-leave, come and change in one layer; ``Surgeon.apply`` carries all of it out at once.
+Nothing else changes the shape of a layer that the lifecycle manages. The ledger says who lives in
+which slot; ``Surgeon.apply`` makes the tensors of one layer follow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from chronorun.lifecycle.edit.moments import Moments, move_moments, read_moments, write_moments
-from chronorun.lifecycle.edit.trial import Values, set_twins, write_values
+from chronorun.lifecycle.edit.moments import move_moments, read_moments, write_moments
+from chronorun.lifecycle.edit.saved import Edit, Plane, Saved
+from chronorun.lifecycle.edit.trial import Values, write_values
 from chronorun.lifecycle.edit.update_guard import UpdateGuard
 from chronorun.lifecycle.experts.registry import Registry
-from chronorun.lifecycle.experts.states import ExpertState, LifecycleError
+from chronorun.lifecycle.experts.states import LifecycleError
+from chronorun.model.abilities import set_twins
 from chronorun.model.population import (
     LOGIT_OFFSET,
     ROUTER_ROWS,
@@ -31,52 +32,6 @@ from chronorun.model.twins import Twin
 ROW_STD = 0.02
 
 
-@dataclass(frozen=True)
-class Plane:
-    """Which twin gets a token: the child where ``x . direction > threshold``."""
-
-    direction_D: Tensor
-    threshold: Tensor
-
-
-@dataclass(frozen=True)
-class Saved:
-    """All that one expert is: its slot of every tensor, and its optimizer moments."""
-
-    values: dict[str, Tensor]
-    moments: Moments = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Newborn:
-    """An expert to insert; with a plane it starts as the exclusive twin of its parent."""
-
-    expert_id: str
-    saved: Saved
-    rewarm: bool = False
-    plane: Plane | None = None
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One structural change of one layer.
-
-    ``remove`` maps expert ids to what they were merged into (None: to nothing). ``write`` replaces
-    what experts that stay are, and ``rewarm`` names those of them whose moments that left blank;
-    ``unpair`` ends exclusive pairings, by child. ``redraw_rows`` draws all router rows anew.
-    """
-
-    layer_id: int
-    step: int
-    reason: str
-    remove: Mapping[str, str | None] = field(default_factory=dict)
-    insert: Sequence[Newborn] = ()
-    write: Mapping[str, Saved] = field(default_factory=dict)
-    rewarm: Sequence[str] = ()
-    unpair: Sequence[str] = ()
-    redraw_rows: torch.Generator | None = None
-
-
 class Recorder(Protocol):
     """What surgery needs of the routing recorder."""
 
@@ -85,7 +40,7 @@ class Recorder(Protocol):
 
 
 class Surgeon:
-    """Carries out edits, and knows which slot an expert is in."""
+    """Reads and changes experts by their ids; the registry says in which slot each is."""
 
     def __init__(
         self,
@@ -150,72 +105,60 @@ class Surgeon:
         ]
 
     def apply(self, edit: Edit) -> None:
-        """Carry out an edit. Raises LifecycleError for experts that the registry does not allow."""
-        layer, registry = self.layers[edit.layer_id], self.registry
-        slots = registry.slots(edit.layer_id)
-        self._check(edit, slots)
+        """Make the tensors of a layer those of the experts that the registry now names.
+
+        Raises LifecycleError for an edit that does not fit them.
+        """
+        layer, now = self.layers[edit.layer_id], self.registry.slots(edit.layer_id)
+        before = now if edit.before is None else list(edit.before)
+        keep = [slot for slot, name in enumerate(before) if name in now]
+        self._check(edit, [before[slot] for slot in keep], now)
+        if edit.before is not None:
+            self._change_shape(edit, layer, keep)
+        for expert_id in set(before) - set(now):
+            self.guard.forget(expert_id)
         for expert_id, saved in edit.write.items():
-            slot = slots.index(expert_id)
+            slot = now.index(expert_id)
             write_values(layer, slot, saved.values)
             if self.optimizer is not None:
                 write_moments(layer, self.optimizer, slot, saved.moments)
             # A re-warm belonged to the moments that are overwritten.
             self.guard.forget(expert_id)
-        if edit.remove or edit.insert:
-            self._change_shape(edit, layer, slots)
         if edit.redraw_rows is not None:
             self._redraw(edit.layer_id, edit.redraw_rows)
         if self.optimizer is not None:
-            for expert_id in edit.rewarm:
+            blank = [newborn.expert_id for newborn in edit.insert if newborn.rewarm]
+            for expert_id in (*blank, *edit.rewarm):
                 self.guard.start_rewarm(edit.layer_id, expert_id)
-        for child in edit.unpair:
-            registry.release(child)
-        self.planes = {c: plane for c, plane in self.planes.items() if c in registry.twins}
+        self.planes |= {one.expert_id: one.plane for one in edit.insert if one.plane is not None}
+        self.planes = {c: plane for c, plane in self.planes.items() if c in self.registry.twins}
         set_twins(layer, self.twins(edit.layer_id))
 
-    def _check(self, edit: Edit, slots: Sequence[str]) -> None:
-        known = set(slots)
-        missing = [i for i in (*edit.remove, *edit.write) if i not in known]
+    def _check(self, edit: Edit, stays: Sequence[str], now: Sequence[str]) -> None:
+        wanted = [*stays, *(newborn.expert_id for newborn in edit.insert)]
+        if wanted != list(now):
+            raise LifecycleError(
+                f"surgery: layer {edit.layer_id} would hold {', '.join(wanted)}, expected "
+                f"{', '.join(now)} as the registry has it; this is a bug in the caller"
+            )
+        missing = [name for name in edit.write if name not in now]
         if missing:
             raise LifecycleError(
                 f"surgery: expert {missing[0]} is not live in layer {edit.layer_id}, expected one "
-                f"of {', '.join(slots)}; this is a bug in the caller"
+                f"of {', '.join(now)}; this is a bug in the caller"
             )
 
-    def _change_shape(self, edit: Edit, layer: PopulationLayer, slots: list[str]) -> None:
-        registry = self.registry
-        keep = [slot for slot, name in enumerate(slots) if name not in edit.remove]
+    def _change_shape(self, edit: Edit, layer: PopulationLayer, keep: Sequence[int]) -> None:
         before = layer.slot_tensors()
         rebuild(layer, keep, [newborn.saved.values for newborn in edit.insert])
         if self.optimizer is not None:
             moments = [newborn.saved.moments for newborn in edit.insert]
             move_moments(self.optimizer, before, layer.slot_tensors(), keep, moments)
-        for expert_id, merged_into in edit.remove.items():
-            if registry[expert_id].state is not ExpertState.pending_prune:
-                registry.transition(expert_id, ExpertState.pending_prune, edit.step, edit.reason)
-            registry.remove(expert_id, edit.step, merged_into)
-            self.guard.forget(expert_id)
-        for newborn in edit.insert:
-            self._enter(newborn, edit)
         if self.recorder is not None:
             self.recorder.set_population([x.num_experts for x in self.layers])
         lens = self.lenses.get(edit.layer_id)
         if lens is not None:
             lens.keep_slots(keep, len(edit.insert))
-
-    def _enter(self, newborn: Newborn, edit: Edit) -> None:
-        registry, expert_id = self.registry, newborn.expert_id
-        if registry[expert_id].state is ExpertState.archived:
-            registry.restore(expert_id, edit.step, edit.reason)
-        else:
-            registry.integrate(expert_id, edit.step)
-        if newborn.plane is not None:
-            parent = registry[expert_id].parent_id
-            assert parent is not None
-            registry.pair(parent, expert_id)
-            self.planes[expert_id] = newborn.plane
-        if newborn.rewarm and self.optimizer is not None:
-            self.guard.start_rewarm(edit.layer_id, expert_id)
 
     def _redraw(self, layer_id: int, generator: torch.Generator) -> None:
         """Forget what the router had learned: rows from N(0, 0.02), offsets 0."""

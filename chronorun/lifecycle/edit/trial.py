@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from chronorun.model.abilities import set_twins
 from chronorun.model.population import PopulationLayer, rebuild
 from chronorun.model.twins import Twin
 
@@ -48,10 +49,3 @@ def write_values(layer: PopulationLayer, slot: int, values: Values) -> None:
     tensors = layer.slot_tensors()
     for name, value in values.items():
         tensors[name].data[slot].copy_(value)
-
-
-def set_twins(layer: PopulationLayer, pairs: Sequence[Twin]) -> None:
-    """Make these pairs exclusive where the layer knows twins."""
-    setter = getattr(layer, "set_twins", None)
-    if setter is not None:
-        setter(pairs)

@@ -1,4 +1,4 @@
-"""Decisions that are not finished yet: births that wait, and experts that fade out."""
+"""Decisions that are not finished yet: what the population keeps of them, and saves."""
 
 from __future__ import annotations
 
@@ -6,39 +6,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chronorun.lifecycle.edit.archive import flatten_saved, nest_saved
-from chronorun.lifecycle.edit.surgery import Newborn, Plane, Saved
+from chronorun.lifecycle.decide.actions import Action
+from chronorun.lifecycle.edit.saved import Newborn, Plane, Saved, flatten_saved, nest_saved
 from chronorun.lifecycle.record.decisions import LifecycleDecision
+from chronorun.lifecycle.record.ledger import Undo, Waiting, leaver
 
 
-@dataclass
-class Pending:
-    """A birth that waits for the next training forward."""
+@dataclass(frozen=True)
+class Birth:
+    """A newborn outside the model, and the first offset of its ramp."""
 
-    decision: LifecycleDecision
     newborn: Newborn
-    ramp_steps: int
     ramp_start: float = 0.0
 
 
-@dataclass
-class Leaving:
-    """An expert that still gets tokens and fades out before it is removed.
+@dataclass(frozen=True)
+class Fading:
+    """What a rollback puts back of an expert that fades out, and the receipt so far.
 
-    ``saved`` is what a rollback puts back: the expert as it was and, of a merge, its survivor.
-    ``felt`` is the receipt of what was done at the decision already.
+    ``saved`` is the expert as it was and, of a merge, its survivor.
     """
 
-    decision: LifecycleDecision
-    expert_id: str
-    saved: dict[str, Saved]
-    due_step: int
+    saved: Mapping[str, Saved]
     felt: dict[str, Any] = field(default_factory=dict)
 
 
-def pack_pending(one: Pending) -> dict[str, Any]:
+def pack_pending(one: Waiting) -> dict[str, Any]:
     """Return nested plain data with tensors."""
-    newborn = one.newborn
+    newborn = one.parts.newborn
     return {
         "decision": one.decision.to_dict(),
         "expert_id": newborn.expert_id,
@@ -46,35 +41,55 @@ def pack_pending(one: Pending) -> dict[str, Any]:
         "rewarm": newborn.rewarm,
         "plane": None if newborn.plane is None else dict(vars(newborn.plane)),
         "ramp_steps": one.ramp_steps,
-        "ramp_start": one.ramp_start,
+        "ramp_start": one.parts.ramp_start,
     }
 
 
-def unpack_pending(saved: Mapping[str, Any]) -> Pending:
+def unpack_pending(plain: Mapping[str, Any]) -> Waiting:
     """Rebuild a waiting birth."""
-    plane = None if saved["plane"] is None else Plane(**saved["plane"])
-    newborn = Newborn(saved["expert_id"], nest_saved(saved["saved"]), saved["rewarm"], plane)
-    decision = LifecycleDecision.from_dict(saved["decision"])
-    return Pending(decision, newborn, saved["ramp_steps"], saved["ramp_start"])
+    plane = None if plain["plane"] is None else Plane(**plain["plane"])
+    newborn = Newborn(plain["expert_id"], nest_saved(plain["saved"]), plain["rewarm"], plane)
+    d = LifecycleDecision.from_dict(plain["decision"])
+    parts = Birth(newborn, plain["ramp_start"])
+    return Waiting(d, d.step, plain["ramp_steps"], plane is not None, parts)
 
 
-def pack_leaving(one: Leaving) -> dict[str, Any]:
+def pack_leaving(one: Waiting) -> dict[str, Any]:
     """Return nested plain data with tensors."""
     return {
         "decision": one.decision.to_dict(),
-        "expert_id": one.expert_id,
-        "saved": {name: flatten_saved(each) for name, each in one.saved.items()},
+        "expert_id": leaver(one.decision),
+        "saved": {name: flatten_saved(each) for name, each in one.parts.saved.items()},
         "due_step": one.due_step,
-        "felt": one.felt,
+        "felt": one.parts.felt,
     }
 
 
-def unpack_leaving(saved: Mapping[str, Any]) -> Leaving:
+def unpack_leaving(plain: Mapping[str, Any]) -> Waiting:
     """Rebuild an expert that fades out."""
-    return Leaving(
-        LifecycleDecision.from_dict(saved["decision"]),
-        saved["expert_id"],
-        {name: nest_saved(flat) for name, flat in saved["saved"].items()},
-        saved["due_step"],
-        dict(saved["felt"]),
+    saved = {name: nest_saved(flat) for name, flat in plain["saved"].items()}
+    decision = LifecycleDecision.from_dict(plain["decision"])
+    return Waiting(decision, plain["due_step"], parts=Fading(saved, dict(plain["felt"])))
+
+
+def pack_undo(undo: Undo) -> dict[str, Any]:
+    """Return nested plain data with tensors."""
+    return dict(vars(undo)) | {
+        "action": str(undo.action),
+        "born": list(undo.born),
+        "gone": list(undo.gone),
+        "saved": {name: flatten_saved(saved) for name, saved in undo.saved.items()},
+    }
+
+
+def unpack_undo(plain: Mapping[str, Any]) -> Undo:
+    """Rebuild what undoes an edit."""
+    return Undo(
+        plain["seq"],
+        Action(plain["action"]),
+        plain["layer_id"],
+        tuple(plain["born"]),
+        tuple(plain["gone"]),
+        {name: nest_saved(flat) for name, flat in plain["saved"].items()},
+        plain["released_by"],
     )

@@ -13,8 +13,8 @@ class Ramp:
 
     integrated_step: int
     length_steps: int
-    base: float
-    start: float
+    base: float = 0.0
+    start: float = 0.0
 
     def offset(self, step: int) -> float:
         """Return the logit offset in force at a step."""

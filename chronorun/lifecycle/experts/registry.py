@@ -82,6 +82,11 @@ class Registry:
             )
         return slots.index(expert_id)
 
+    def is_live(self, expert_id: str) -> bool:
+        """Return whether an expert is known and has a slot."""
+        record = self.records.get(expert_id)
+        return record is not None and expert_id in self._slots[record.layer_id]
+
     def live(self, layer_id: int) -> list[ExpertRecord]:
         """Return the records of a layer's live experts in slot order."""
         return [self.records[expert_id] for expert_id in self._slots[layer_id]]

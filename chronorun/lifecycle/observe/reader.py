@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from chronorun.config.governance import ControlConfig
 from chronorun.config.lifecycle import LifecycleConfig, TwoModeUse
 from chronorun.governance.decisions import ControlDecision
 from chronorun.governance.policy import compute_topology_debt
+from chronorun.lifecycle.decide.derived import (
+    cluster_of,
+    most_loaded,
+    token_entropy_ratio,
+    unresolved_debt,
+    weight_deviations,
+)
 from chronorun.lifecycle.decide.signals import (
     ArchiveMatch,
     ExpertSignals,
     LayerSignals,
     ProbationReading,
 )
-from chronorun.lifecycle.decide.similarity import cluster_of, js_overlap, pair_signals
+from chronorun.lifecycle.decide.similarity import js_overlap, pair_signals
 from chronorun.lifecycle.experts.basins import BasinEntry, basin_entries, entropy_term
 from chronorun.lifecycle.experts.records import ExpertRecord
 from chronorun.lifecycle.experts.registry import Registry
@@ -34,11 +39,6 @@ from chronorun.telemetry.snapshots import LayerSnapshot
 
 if TYPE_CHECKING:
     from chronorun.telemetry.windows import LayerWindow
-
-DEVIATION_ENTRIES = 8
-"""Checkpoints of history before a change of weights can be called unusual."""
-_LEAST_SPREAD = 0.1
-"""The MAD counts as at least this part of the median: a steady expert is no suspect for a blip."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class SignalReader:
         records = self.registry.live(layer_id)
         entries = [record.basin.entries[-1] for record in records]
         groups = len(self.registry.groups(layer_id))
-        ratio = self._token_entropy_ratio(x, groups)
+        ratio = token_entropy_ratio(x.snapshot.token_entropy_nats, groups)
         undecided = ratio >= self.config.spawn_entropy_threshold
         starved_T = self.starved(layer_id, x.window, undecided)
         debt, _ = compute_topology_debt(x.snapshot, self.control)
@@ -124,7 +124,7 @@ class SignalReader:
             layer_entropy=x.snapshot.entropy,
             layer_neff=x.snapshot.n_effective,
             topology_debt=debt,
-            unresolved_debt=self._unresolved_debt(x, records),
+            unresolved_debt=unresolved_debt(layer_id, _settled_shares(x, records), self.control),
             token_entropy_ratio=ratio,
             lens_scale=0.0 if x.decision is None else float(x.decision.actuator["lens_scale"]),
             next_expert_id=self.registry.next_id(layer_id),
@@ -203,30 +203,6 @@ class SignalReader:
         inputs = self.tap.inputs(layer_id, [slot])
         return None if inputs is None else two_mode_score(inputs)
 
-    def _token_entropy_ratio(self, x: LayerInput, groups: int) -> float:
-        nats = x.snapshot.token_entropy_nats
-        return nats / math.log(groups) if nats is not None and groups > 1 else 0.0
-
-    def _unresolved_debt(self, x: LayerInput, records: Sequence[ExpertRecord]) -> float:
-        """Return the debt that the newest experts have no part in.
-
-        Of two experts the top-2 share is always 1, which is no debt of theirs.
-        """
-        kept = [
-            share
-            for share, record in zip(x.snapshot.utilization_shares, records, strict=True)
-            if record.state is not ExpertState.cooling and record.expert_id not in x.ramping
-        ]
-        total = sum(kept)
-        if not kept or total <= 0.0:
-            return 0.0
-        shares = np.array([share / total for share in kept])
-        layer = LayerSnapshot.from_shares(x.snapshot.layer_id, shares)
-        debt, parts = compute_topology_debt(layer, self.control)
-        if len(kept) <= 2:
-            debt -= self.control.debt_weight_top2 * parts["debt_top2"]
-        return debt
-
     def _cluster(self, x: LayerInput, ids: Sequence[str]) -> list[str]:
         layer_id = x.snapshot.layer_id
         usable = [
@@ -236,8 +212,7 @@ class SignalReader:
         ]
         if not usable:
             return []
-        shares = x.snapshot.utilization_shares
-        source = max(usable, key=lambda slot: (shares[slot], -slot))
+        source = most_loaded(x.snapshot.utilization_shares, usable)
         if x.window is not None and self.layers[layer_id].top_k > 1:
             affinity = x.window.co_selection.astype(np.float64)
         else:
@@ -280,27 +255,9 @@ class SignalReader:
             watch.load_state_dict(state[str(i)])
 
 
-def weight_deviations(records: Sequence[ExpertRecord]) -> list[float | None]:
-    """Return how far each expert's newest weight change lies from its median, in MAD.
-
-    None before ``DEVIATION_ENTRIES`` checkpoints in which it had tokens.
-    """
-    known = [[e.weight_delta for e in r.basin.entries if e.share > 0.0] for r in records]
-    found: list[float | None] = [None] * len(records)
-    # Most experts of a layer are equally old: each age is one array.
-    for length in {len(deltas) for deltas in known if len(deltas) > DEVIATION_ENTRIES}:
-        experts = [e for e, deltas in enumerate(known) if len(deltas) == length]
-        deltas_EN = np.array([known[e] for e in experts])
-        before, newest = deltas_EN[:, :-1], deltas_EN[:, -1]
-        median = _medians(before)
-        spread = np.maximum(_medians(np.abs(before - median[:, None])), _LEAST_SPREAD * median)
-        distances, units = (newest - median).tolist(), spread.tolist()
-        for e, distance, unit in zip(experts, distances, units, strict=True):
-            found[e] = distance / unit if unit > 0.0 else None
-    return found
-
-
-def _medians(values_EN: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the median of each row; ``np.median`` takes three times as long over a few rows."""
-    n, ordered = values_EN.shape[1], np.sort(values_EN, axis=1)
-    return np.asarray((ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2.0)
+def _settled_shares(x: LayerInput, records: Sequence[ExpertRecord]) -> list[float]:
+    return [
+        share
+        for share, record in zip(x.snapshot.utilization_shares, records, strict=True)
+        if record.state is not ExpertState.cooling and record.expert_id not in x.ramping
+    ]

@@ -17,10 +17,12 @@ from chronorun.errors import UserError
 from chronorun.lifecycle.edit import births
 from chronorun.lifecycle.edit.archive import Archived
 from chronorun.lifecycle.edit.receipts import Reading, receipt, take_reading
-from chronorun.lifecycle.edit.surgery import Edit, Saved, Surgeon
+from chronorun.lifecycle.edit.saved import Edit, Saved
+from chronorun.lifecycle.edit.surgery import Surgeon
 from chronorun.lifecycle.edit.update_guard import UpdateGuard
 from chronorun.lifecycle.experts.registry import Registry
 from chronorun.lifecycle.experts.states import ExpertState
+from chronorun.lifecycle.record.ledger import Ledger
 from chronorun.model import MoELayer
 from chronorun.model.population import LOGIT_OFFSET, ROUTER_ROWS
 from chronorun.model.shapes import Routing
@@ -147,7 +149,7 @@ class PlantedRedundancy(Plant):
         reading: Reading | None,
     ) -> dict[str, Any]:
         copy = surgeon.read(expert_id)
-        surgeon.apply(Edit(layer.layer_id, step, "planted", write={partner_id: copy}))
+        surgeon.apply(Edit(layer.layer_id, write={partner_id: copy}))
         surgeon.guard.forget(partner_id)
         return {}
 
@@ -200,19 +202,19 @@ class PlantedTwoMode(Plant):
         cosine = row_cosine(surgeon, expert_id, partner_id)
         made, absorbed = _merge(surgeon, layer, expert_id, partner_id, reading)
         self._archive(layer, step, partner_id, absorbed, reading)
-        surgeon.apply(
-            Edit(
-                layer.layer_id,
-                step,
-                "planted",
-                remove={partner_id: expert_id},
-                write={expert_id: made},
-            )
-        )
+        before = surgeon.registry.slots(layer.layer_id)
+        self._ledger(surgeon).plant(expert_id, partner_id, step)
+        surgeon.apply(Edit(layer.layer_id, before, write={expert_id: made}))
         lifecycle = self.setting.lifecycle
         if lifecycle is not None:
             lifecycle.tap.resize(layer.layer_id, layer.num_experts)
         return {"row_cosine": cosine, "logit_offset": float(made.values[LOGIT_OFFSET])}
+
+    def _ledger(self, surgeon: Surgeon) -> Ledger:
+        lifecycle = self.setting.lifecycle
+        if lifecycle is not None:
+            return lifecycle.ledger
+        return Ledger(surgeon.registry, LifecycleConfig(enabled=False))
 
     def _archive(
         self, layer: MoELayer, step: int, expert_id: str, saved: Saved, reading: Reading | None

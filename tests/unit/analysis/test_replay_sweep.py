@@ -8,7 +8,7 @@ import pytest
 
 import chronorun.analysis.replay.sweep as room
 from chronorun.analysis.replay.config import PlannedRunError
-from chronorun.analysis.replay.derive import Replay, Tally
+from chronorun.analysis.replay.result import Replay, Tally
 from chronorun.cli.replay import replay_command
 from chronorun.errors import UserError
 

@@ -11,8 +11,8 @@ from unit.bench.bench_sweep import sweep
 
 import chronorun.cli.replay as command
 import chronorun.training.sampling as sampling
-from chronorun.analysis.replay.derive import Replay, Tally
 from chronorun.analysis.replay.lines import Difference
+from chronorun.analysis.replay.result import Replay, Tally
 from chronorun.analysis.replay.sweep import OneReplay, SweepReplay
 from chronorun.analysis.replay.whatif import Made, WhatIf
 from chronorun.bench.evidence.verdicts import CellVerdict

@@ -20,6 +20,7 @@ from chronorun.lifecycle.edit.update_guard import UpdateGuard
 from chronorun.lifecycle.experts.registry import Registry
 from chronorun.lifecycle.observe.tap import InputTap
 from chronorun.lifecycle.record.decisions import LifecycleDecision, make_decision
+from chronorun.lifecycle.record.ledger import Ledger
 from chronorun.model import GPT, MoELayer, read_expert
 from chronorun.model.shapes import Routing
 from chronorun.training.optimizer import build_optimizer
@@ -90,7 +91,9 @@ class SmallRun:
         self.optimizer.register_step_post_hook(lambda *_: self.tap.end_step())
         self.surgeon = Surgeon(self.layers, self.registry, guard)
         self.surgeon.optimizer = self.optimizer
+        self.ledger = Ledger(self.registry, self.config)
         self.population = Population(
+            self.ledger,
             self.surgeon,
             self.tap,
             archive or Archive(),
@@ -168,13 +171,13 @@ class SmallRun:
     ) -> LifecycleDecision:
         c = Candidate(action, layer_id, expert_id, "test", 1, **named)
         starved_T = self.tap.starved(layer_id, None)
-        self.population.stage(c, self.decision(c), ramp, starved_T)
-        (done,) = self.population.integrate(self.step)
+        self.population.carry_out(c, self.decision(c), ramp, starved_T)
+        (done,) = self.population.begin_step(self.step)
         return done
 
     def prune(self, expert_id: str) -> LifecycleDecision:
         c = Candidate(Action.PRUNE, self.registry[expert_id].layer_id, expert_id, "dormant", 1)
-        return self.population.prune(c, self.decision(c))
+        return self.population.carry_out(c, self.decision(c))
 
     def merge(
         self, survivor: str, absorbed: str, shares: tuple[float, float] = (0.3, 0.2)
@@ -188,13 +191,13 @@ class SmallRun:
             partner_id=absorbed,
             metrics={"share": shares[0], "partner_share": shares[1]},
         )
-        return self.population.merge(c, self.decision(c))
+        return self.population.carry_out(c, self.decision(c))
 
     def roll_back(self, seq: int) -> LifecycleDecision:
-        bundle = self.population.bundles[seq]
-        name = (bundle.born or bundle.gone)[0]
-        c = Candidate(Action.ROLLBACK, bundle.layer_id, name, "harm", 1, undoes=seq)
-        return self.population.roll_back(c, self.decision(c))
+        undo = self.ledger.undo[seq]
+        name = (undo.born or undo.gone)[0]
+        c = Candidate(Action.ROLLBACK, undo.layer_id, name, "harm", 1, undoes=seq)
+        return self.population.carry_out(c, self.decision(c))
 
     # ---- looks -------------------------------------------------------------------------------
 

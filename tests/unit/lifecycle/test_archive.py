@@ -12,7 +12,7 @@ from unit.lifecycle.small_run import SmallRun, same
 from chronorun.errors import StorageError
 from chronorun.lifecycle.decide.actions import Action
 from chronorun.lifecycle.edit.archive import Archive, Archived, flatten_saved, nest_saved
-from chronorun.lifecycle.edit.surgery import Saved
+from chronorun.lifecycle.edit.saved import Saved
 
 VALUES = {"experts.w1": torch.randn(3, 4), "router.load": torch.tensor(5)}
 MOMENTS = {"experts.w1": {"exp_avg": torch.randn(3, 4), "exp_avg_sq": torch.rand(3, 4)}}

@@ -20,7 +20,7 @@ from chronorun.config.lifecycle import (
 from chronorun.config.model import GateOrder, RouterConfig
 from chronorun.lifecycle.edit import births
 from chronorun.lifecycle.edit.alignment import permute_hidden
-from chronorun.lifecycle.edit.surgery import Saved
+from chronorun.lifecycle.edit.saved import Saved
 from chronorun.model import MoELayer, read_expert
 from chronorun.model.population import LOGIT_OFFSET, ROUTER_ROWS, rebuild
 
@@ -262,7 +262,7 @@ def test_a_released_child_competes_with_what_the_pair_shared() -> None:
     biases = run.layers[0].router.selection_bias
     assert biases[4] > biases[1]
     before = run.layers[0].router.selection_bias[:4].clone()
-    run.population.release_due(run.step, {child: 99})
+    run.population.release_twins(run.step, {child: 99})
     parent_values, child_values = (
         read_expert(run.layers[0], run.registry.slot_of(name)) for name in ("L0_E1", child)
     )

@@ -251,7 +251,7 @@ def test_a_dead_expert_is_pruned_and_nothing_is_felt() -> None:
     assert [t["to"] for t in told] == ["active", "dormant", "pending_prune", "archived"]
     loop.beats(3)
     # Judged: undoing it changes next to nothing; what it saved is let go.
-    assert loop.c.population.bundles == {}
+    assert loop.c.ledger.undo == {}
     judged, mean = loop.c.policy.benefits["PRUNE"]
     assert judged == 1
     assert abs(mean) < 1e-4
@@ -349,7 +349,7 @@ def test_an_undecided_layer_gets_an_expert_that_ramps_in(strategy: str) -> None:
     loop.snapshot()
     loop.beats(2)
     assert float(layer.router.logit_offset[slot]) == 0.0
-    assert not loop.c.population.ramps
+    assert not loop.c.ledger.ramps
 
 
 def test_planted_copies_are_merged_into_the_older() -> None:
@@ -385,7 +385,7 @@ def test_an_edit_that_does_harm_is_rolled_back_and_waits_longer() -> None:
     assert [layer.num_experts for layer in loop.layers] == before
     assert loop.c.registry["L0_E4"].state is ExpertState.archived
     assert loop.c.policy.layers[0].multipliers == {"SPLIT": 2}
-    assert loop.c.population.bundles == {}
+    assert loop.c.ledger.undo == {}
     assert undone.receipt["probe_shock"] < 0.0
     loop.beats(2)
 
@@ -470,7 +470,7 @@ def test_a_snapshot_of_another_population_is_refused_and_changes_nothing() -> No
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         loop.c.evaluate(snapshot, [])
     assert json.dumps(loop.c.registry.state_dict()) == state
-    assert loop.c.last_step == EVERY
+    assert loop.c.ledger.last_step == EVERY
 
 
 def test_layers_without_the_routers_names_are_refused() -> None:
@@ -494,14 +494,14 @@ def test_layers_without_the_routers_names_are_refused() -> None:
         LifecycleCoordinator(None, Model())
 
 
-def test_without_a_probe_probations_end_and_bundles_are_let_go() -> None:
+def test_without_a_probe_probations_end_and_undos_are_let_go() -> None:
     loop = hogging(probe=False)
     loop.until("SPLIT")
     loop.beat()
-    assert len(loop.c.population.bundles) == 1
+    assert len(loop.c.ledger.undo) == 1
     loop.beats(4)
     assert loop.c.policy.probations == []
-    assert loop.c.population.bundles == {}
+    assert loop.c.ledger.undo == {}
     assert loop.c.decisions[0].receipt.keys() == {"layer_bytes", "optimizer_bytes"}
 
 
@@ -577,9 +577,9 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(wait: int) -> None:
             snapshot = loop.snapshot()
             loop.c.evaluate(snapshot, loop.controller.update(snapshot, loop.lenses))
     other = resumed(loop)
-    assert len(other.c.population.pending) == len(loop.c.population.pending)
+    assert len(other.c.ledger.pending) == len(loop.c.ledger.pending)
     if not wait:
-        assert other.c.population.pending
+        assert other.c.ledger.pending
     for each in (loop, other):
         each.train(-each.step % EVERY)
         each.snapshot()
@@ -741,9 +741,11 @@ def test_a_foreign_model_is_pruned_and_split() -> None:
     for _ in range(14):
         run.beat()
         run.check()
-        for pending in run.c.population.pending:
-            assert pending.newborn.plane is None
-            apart.append(pending.newborn.saved.values["router.weight"] - run.model.second.rows[1])
+        for pending in run.c.ledger.pending:
+            assert pending.parts.newborn.plane is None
+            apart.append(
+                pending.parts.newborn.saved.values["router.weight"] - run.model.second.rows[1]
+            )
     # Along a plane's normal, by a fraction of the row: an equal row would get all tokens or none.
     step = run.c.config.split_router_delta * run.model.second.rows[1].norm()
     assert apart[0].norm().item() == pytest.approx(step.item(), rel=0.5)
@@ -756,7 +758,7 @@ def test_a_foreign_model_is_pruned_and_split() -> None:
     assert (split.layer_id, split.parent_id) == (1, "L1_E1")
     # It knows no twins: the child ramps in, and takes the parent's tokens beyond a plane.
     assert not run.c.registry.twins
-    assert not run.c.population.ramps
+    assert not run.c.ledger.ramps
     entries = run.c.registry[split.expert_id].basin.entries
     assert max(entry.share for entry in entries) > 0.1
     assert run.c.registry["L1_E1"].basin.entries[-1].share > 0.0
@@ -790,7 +792,7 @@ def test_a_foreign_merge_matches_by_what_training_saw() -> None:
     routing = run.c.tap.routing[0]
     wanted = int(torch.isin(routing.expert_index_KT, torch.tensor([0, 1])).sum())
     verdict = Verdict(c, Status.executed, seq=0)
-    run.c.population.merge(c, make_decision(verdict, run.step, "", run.c.config, []))
+    run.c.population.carry_out(c, make_decision(verdict, run.step, "", run.c.config, []))
     logits_TE = routing.x_TD @ layer.rows.t() + layer.offset
     # Equal tokens have equal inputs: the count nearest to the wanted one.
     assert abs(int((logits_TE.argmax(1) == 0).sum()) - wanted) <= 2

@@ -10,7 +10,7 @@ from unit.lifecycle.small_run import SmallRun, same
 
 from chronorun.core.state import pack, unpack
 from chronorun.lifecycle.decide.actions import Action, Candidate
-from chronorun.lifecycle.edit.surgery import Edit
+from chronorun.lifecycle.edit.saved import Edit
 from chronorun.lifecycle.experts.states import ExpertState
 from chronorun.lifecycle.record.decisions import LifecycleDecision
 
@@ -22,7 +22,7 @@ def twins(top_k: int = 2) -> SmallRun:
     run = SmallRun(top_k=top_k)
     run.train(20)
     copy = run.surgeon.read("L0_E1")
-    run.surgeon.apply(Edit(0, run.step, "planted", write={"L0_E2": copy}))
+    run.surgeon.apply(Edit(0, write={"L0_E2": copy}))
     run.train(2)
     return run
 
@@ -37,7 +37,7 @@ def merge(run: SmallRun) -> LifecycleDecision:
         partner_id="L0_E2",
         metrics={"share": 0.3, "partner_share": 0.2},
     )
-    return run.population.merge(c, run.decision(c), RAMP)
+    return run.population.carry_out(c, run.decision(c), RAMP)
 
 
 def test_a_merge_of_experts_that_tokens_choose_together_fades_one_out() -> None:
@@ -55,12 +55,12 @@ def test_a_merge_of_experts_that_tokens_choose_together_fades_one_out() -> None:
         for key, value in run.everything(name).items():
             if key.startswith("router."):
                 assert torch.equal(value, before[name][key])
-    assert run.population.remove_faded(run.step + RAMP - 1) == []
+    assert run.population.begin_step(run.step + RAMP - 1) == []
 
     run.train(RAMP)
-    assert run.population.ramps["L0_E2"].offset(run.step) <= run.config.spawn_ramp_offset
+    assert run.ledger.ramps["L0_E2"].offset(run.step) <= run.config.spawn_ramp_offset
     run.population.set_ramps(run.step)
-    (done,) = run.population.remove_faded(run.step)
+    (done,) = run.population.begin_step(run.step)
     assert done.integrated_step == decision.step + RAMP
     assert done.experts_after == ["L0_E0", "L0_E1", "L0_E3"]
     assert run.registry["L0_E2"].merged_into == "L0_E1"
@@ -74,7 +74,7 @@ def test_going_back_on_a_faded_merge_restores_both() -> None:
     before = run.all_live()
     decision = merge(run)
     run.train(RAMP)
-    run.population.remove_faded(run.step)
+    run.population.begin_step(run.step)
     run.roll_back(decision.seq)
     assert run.registry.slots(0) == ["L0_E0", "L0_E1", "L0_E3", "L0_E2"]
     for name in ("L0_E1", "L0_E2"):
@@ -108,7 +108,7 @@ def test_a_run_resumed_while_an_expert_fades_goes_on_bit_equal() -> None:
     for one in (run, again):
         one.train(RAMP - 2)
         one.population.set_ramps(one.step)
-    done = [one.population.remove_faded(one.step) for one in (run, again)]
+    done = [one.population.begin_step(one.step) for one in (run, again)]
     assert done[0] == done[1]
     assert len(done[0]) == 1
     assert run.train(2) == again.train(2)

@@ -41,16 +41,16 @@ def test_a_spawn_comes_in_at_its_start_and_ends_at_its_parents_offset() -> None:
     # Set before each forward: what is seen after a step is what was in force in it.
     expected = [-5.0, *(-5.0 * (6 - s) / 6 for s in range(6)), 0.0]
     assert seen == pytest.approx([0.25 + offset for offset in expected])
-    assert not run.population.ramps
+    assert not run.ledger.ramps
 
 
 def test_a_ramp_ends_with_its_expert() -> None:
     run = SmallRun()
     run.train(3)
     done = run.spawn(0, ["L0_E0"])
-    assert set(run.population.ramps) == {done.expert_id}
+    assert set(run.ledger.ramps) == {done.expert_id}
     run.roll_back(done.seq)
-    assert not run.population.ramps
+    assert not run.ledger.ramps
     run.train(2)
 
 
@@ -58,5 +58,5 @@ def test_an_exclusive_child_needs_no_ramp() -> None:
     run = SmallRun()
     run.train(3)
     run.split("L0_E1")
-    assert not run.population.ramps
+    assert not run.ledger.ramps
     assert torch.equal(run.layers[0].router.logit_offset, torch.zeros(5))

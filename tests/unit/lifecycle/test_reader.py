@@ -15,15 +15,14 @@ from chronorun.config.governance import ControlConfig
 from chronorun.config.lifecycle import LifecycleConfig, TwoModeUse
 from chronorun.config.observing import TelemetryConfig
 from chronorun.governance.policy import compute_topology_debt
+from chronorun.lifecycle.decide.derived import DEVIATION_ENTRIES, weight_deviations
 from chronorun.lifecycle.decide.signals import ArchiveMatch, LayerSignals
 from chronorun.lifecycle.experts.basins import BasinEntry
 from chronorun.lifecycle.experts.registry import Registry
 from chronorun.lifecycle.experts.states import ExpertState
 from chronorun.lifecycle.observe.reader import (
-    DEVIATION_ENTRIES,
     LayerInput,
     SignalReader,
-    weight_deviations,
 )
 from chronorun.telemetry import RoutingRecorder
 from chronorun.telemetry.snapshots import LayerSnapshot

@@ -145,7 +145,7 @@ def test_a_child_without_a_logit_of_its_own_makes_no_divergence() -> None:
     run = trained()
     child = run.split("L0_E1").expert_id
     before = reading(run)
-    (record,) = run.population.release_due(run.step, {child: 99})
+    (record,) = run.population.release_twins(run.step, {child: 99})
     assert before.routing is not None
     assert before.routing.logits_TE[:, 4].isneginf().all()
     assert math.isfinite(record["receipt"]["gate_kl"])

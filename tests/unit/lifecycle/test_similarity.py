@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 
 from chronorun.config.lifecycle import LifecycleConfig
+from chronorun.lifecycle.decide.derived import cluster_of
+from chronorun.lifecycle.decide.merge import similarity
 from chronorun.lifecycle.decide.similarity import (
     basin_overlap,
-    cluster_of,
     js_overlap,
     js_overlaps,
     pair_signals,
-    similarity,
 )
 from chronorun.lifecycle.experts.basins import BasinEntry
 

@@ -52,7 +52,7 @@ class Edited(SmallRun):
         return [
             names[0]
             for names in self.registry.groups(layer_id)
-            if len(names) == 1 and names[0] not in self.population.ramps
+            if len(names) == 1 and names[0] not in self.ledger.ramps
         ]
 
     def _room(self, layer_id: int) -> bool:
@@ -106,30 +106,30 @@ class Edited(SmallRun):
         return {self.birth(Action.REVIVE, layer_id, known[pick % len(known)]).expert_id}
 
     def do_rollback(self, layer_id: int, pick: int) -> set[str]:
-        seqs = [s for s, b in self.population.bundles.items() if self._can_go_back(s, b.layer_id)]
+        seqs = [s for s, b in self.ledger.undo.items() if self._can_go_back(s, b.layer_id)]
         if not seqs:
             return set()
-        bundle = self.population.bundles[seqs[pick % len(seqs)]]
-        self.roll_back(bundle.seq)
-        return {*bundle.born, *bundle.gone, *bundle.saved}
+        undo = self.ledger.undo[seqs[pick % len(seqs)]]
+        self.roll_back(undo.seq)
+        return {*undo.born, *undo.gone, *undo.saved}
 
     def _can_go_back(self, seq: int, layer_id: int) -> bool:
-        bundle = self.population.bundles[seq]
+        undo = self.ledger.undo[seq]
         live = set(self.registry.slots(layer_id))
-        touched = {*bundle.born, *bundle.gone, *bundle.saved}
-        later = [b for s, b in self.population.bundles.items() if s > seq]
+        touched = {*undo.born, *undo.gone, *undo.saved}
+        later = [b for s, b in self.ledger.undo.items() if s > seq]
         superseded = any(touched & {*b.born, *b.gone, *b.saved} for b in later)
         return (
             not superseded
-            and live >= {*bundle.born, *(bundle.saved.keys() - set(bundle.gone))}
-            and not live & set(bundle.gone)
-            and self.groups(layer_id) - len(bundle.born) + len(bundle.gone) >= self._floor(layer_id)
+            and live >= {*undo.born, *(undo.saved.keys() - set(undo.gone))}
+            and not live & set(undo.gone)
+            and self.groups(layer_id) - len(undo.born) + len(undo.gone) >= self._floor(layer_id)
         )
 
     def do_release(self, layer_id: int, pick: int) -> set[str]:
         ages = dict.fromkeys(self.registry.twins, 99)
         pairs = {*self.registry.twins, *self.registry.twins.values()}
-        released = self.population.release_due(self.step, ages) if ages else []
+        released = self.population.release_twins(self.step, ages) if ages else []
         assert len(released) == len(ages)
         return pairs
 
@@ -139,7 +139,7 @@ class Edited(SmallRun):
             for record in records:
                 twins = {*self.registry.twins, *self.registry.twins.values()}
                 cooled = record.state is ExpertState.cooling and record.expert_id not in twins
-                if cooled and record.expert_id not in self.population.ramps:
+                if cooled and record.expert_id not in self.ledger.ramps:
                     self.registry.transition(
                         record.expert_id, ExpertState.active, self.step, "cooling over"
                     )
@@ -175,7 +175,7 @@ def check_one_population(run: Edited, ids_so_far: set[str]) -> None:
         assert all(r.weight_ref() is None for r in run.registry.archived(layer_id))
     assert set(run.registry.twins) == set(run.surgeon.planes)
     assert set(run.population.archive.state_dict()["memory"]) == archived
-    assert set(run.population.ramps) <= set(run.all_live())
+    assert set(run.ledger.ramps) <= set(run.all_live())
     assert ids_so_far <= set(run.registry.records)
     assert not set(run.surgeon.guard.state_dict()["rewarms"]) - set(run.all_live())
 
@@ -236,8 +236,8 @@ def test_a_run_goes_on_bit_equal_from_saved_state(
     assert live.keys() == other.keys()
     assert all(same(live[name], other[name]) for name in live)
     assert same(shared_weights(run), shared_weights(resumed))
-    bundles = run.population.bundles.items()
-    if seqs := [s for s, b in bundles if run._can_go_back(s, b.layer_id)][:1]:
+    undos = run.ledger.undo.items()
+    if seqs := [s for s, b in undos if run._can_go_back(s, b.layer_id)][:1]:
         for one in (run, resumed):
             one.roll_back(seqs[0])
         live, other = run.all_live(), resumed.all_live()

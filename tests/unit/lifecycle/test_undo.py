@@ -15,8 +15,10 @@ from chronorun.config.lifecycle import LifecycleConfig, ParentMoments
 from chronorun.governance import ChronoLens
 from chronorun.lifecycle.decide.actions import Action
 from chronorun.lifecycle.edit.trial import trial
-from chronorun.lifecycle.edit.undo import Bundle, judge_by_probe, leave_one_out, loss_without
+from chronorun.lifecycle.edit.undo import judge_by_probe, leave_one_out, loss_without
+from chronorun.lifecycle.edit.waiting import pack_undo, unpack_undo
 from chronorun.lifecycle.record.decisions import LifecycleDecision
+from chronorun.lifecycle.record.ledger import Undo
 from chronorun.model import Twin, read_expert
 from chronorun.model.population import LOGIT_OFFSET, ROUTER_ROWS, rebuild
 from chronorun.training.heartbeat import attach_lens
@@ -40,7 +42,7 @@ def _revived(run: SmallRun) -> LifecycleDecision:
 def _released(run: SmallRun) -> LifecycleDecision:
     done = run.split("L0_E1")
     run.train(2)
-    run.population.release_due(run.step, {done.expert_id: 99})
+    run.population.release_twins(run.step, {done.expert_id: 99})
     return done
 
 
@@ -50,7 +52,7 @@ def trained(**options: object) -> SmallRun:
     return run
 
 
-def hand_made(run: SmallRun, bundle: Bundle, *, restored: bool) -> float:
+def hand_made(run: SmallRun, undo: Undo, *, restored: bool) -> float:
     """Return the probe loss of a copy of the model from which the edit was taken by hand."""
     other = copy.deepcopy(SimpleNamespace(model=run.model)).model
     layer = other.moe_layers()[0]
@@ -60,23 +62,23 @@ def hand_made(run: SmallRun, bundle: Bundle, *, restored: bool) -> float:
     names = run.registry.slots(0)
     rebuild(
         layer,
-        [slot for slot, name in enumerate(names) if name not in bundle.born],
-        [bundle.saved[name].values for name in bundle.gone],
+        [slot for slot, name in enumerate(names) if name not in undo.born],
+        [undo.saved[name].values for name in undo.gone],
     )
-    names = [name for name in names if name not in bundle.born] + list(bundle.gone)
+    names = [name for name in names if name not in undo.born] + list(undo.gone)
     with torch.no_grad():
-        if bundle.released_by is not None and not restored:
+        if undo.released_by is not None and not restored:
             # The row that the twins shared, had they never parted: midway between the two.
-            (parent,), (child,) = bundle.saved, bundle.born
+            (parent,), (child,) = undo.saved, undo.born
             pair = [run.everything(name) for name in (parent, child)]
-            for key, less in ((ROUTER_ROWS, 0.0), (LOGIT_OFFSET, bundle.released_by)):
+            for key, less in ((ROUTER_ROWS, 0.0), (LOGIT_OFFSET, undo.released_by)):
                 middle = (pair[0][key] + pair[1][key]) / 2 - less
                 layer.slot_tensors()[key].data[names.index(parent)] = middle
-        for name, saved in bundle.saved.items():
-            if name in bundle.gone:
+        for name, saved in undo.saved.items():
+            if name in undo.gone:
                 continue
             part = saved.values.keys() if restored else (ROUTER_ROWS, LOGIT_OFFSET)
-            if restored or bundle.action is Action.MERGE:
+            if restored or undo.action is Action.MERGE:
                 for key in part:
                     layer.slot_tensors()[key].data[names.index(name)] = saved.values[key]
     mine, run.model = run.model, other
@@ -92,11 +94,11 @@ def test_the_undone_loss_is_that_of_a_model_without_the_edit(kind: str, restored
     run = trained()
     done = EDITS[kind](run)
     run.train(5)
-    bundle, before = run.population.bundles[done.seq], run.all_live()
+    undo, before = run.ledger.undo[done.seq], run.all_live()
     parameters = dict(run.model.named_parameters())
     pairs = [] if run.layers[0].twins is None else run.layers[0].twins.pairs
-    got = loss_without(run.surgeon, run.probe, STEP, bundle, restored=restored)
-    assert got == pytest.approx(hand_made(run, bundle, restored=restored), rel=1e-6)
+    got = loss_without(run.surgeon, run.probe, STEP, undo, restored=restored)
+    assert got == pytest.approx(hand_made(run, undo, restored=restored), rel=1e-6)
     assert got != run.probe(STEP)
     # The very same objects are back: the optimizer never noticed.
     assert all(p is parameters[n] for n, p in run.model.named_parameters())
@@ -121,17 +123,17 @@ def test_a_rollback_restores_what_was_touched_and_nothing_else(
         origin = run.all_live()
         done = EDITS[kind](run)
     run.train(4)
-    bundle, now = run.population.bundles[done.seq], run.all_live()
+    undo, now = run.ledger.undo[done.seq], run.all_live()
     undone = run.roll_back(done.seq)
     after = run.all_live()
     assert after.keys() == origin.keys()
     for name, values in after.items():
-        assert same(values, origin[name] if name in bundle.saved else now[name]), name
+        assert same(values, origin[name] if name in undo.saved else now[name]), name
     assert undone.experts_after == run.registry.slots(0)
-    assert not run.population.ramps
+    assert not run.ledger.ramps
     assert not run.registry.twins
     assert run.layers[0].twins is None
-    assert done.seq not in run.population.bundles
+    assert done.seq not in run.ledger.undo
     run.train(2)
 
 
@@ -183,19 +185,19 @@ def test_too_few_groups_cannot_be_tried() -> None:
     # A pair is one group: without its newest expert the layer had one place for two choices.
     done = run.spawn(0, ["L0_E0"])
     run.prune("L0_E0")
-    bundle = run.population.bundles[done.seq]
-    assert loss_without(run.surgeon, run.probe, STEP, bundle, restored=False) is None
-    assert judge_by_probe(run.surgeon, run.probe, STEP, 1.0, bundle, 0.0) is None
+    undo = run.ledger.undo[done.seq]
+    assert loss_without(run.surgeon, run.probe, STEP, undo, restored=False) is None
+    assert judge_by_probe(run.surgeon, run.probe, STEP, 1.0, undo, 0.0) is None
 
 
 def test_harm_alone_asks_what_a_rollback_would_give() -> None:
     run = trained()
     done = run.prune("L0_E3")
-    bundle = run.population.bundles[done.seq]
-    undone = loss_without(run.surgeon, run.probe, STEP, bundle, restored=False)
+    undo = run.ledger.undo[done.seq]
+    undone = loss_without(run.surgeon, run.probe, STEP, undo, restored=False)
     assert undone is not None
     for loss, harm in [(undone * 1.004, False), (undone * 1.006, True)]:
-        reading = judge_by_probe(run.surgeon, run.probe, STEP, loss, bundle, 0.005)
+        reading = judge_by_probe(run.surgeon, run.probe, STEP, loss, undo, 0.005)
         assert reading is not None
         assert (reading.seq, reading.probe_loss, reading.undone_loss) == (done.seq, loss, undone)
         assert (reading.restored_loss is not None) is harm
@@ -217,9 +219,9 @@ def test_a_lens_goes_on_steering_in_a_trial() -> None:
 
     assert leave_one_out(run.surgeon, probe, STEP, 0, 2) is not None
     done = run.spawn(0, ["L0_E0"])
-    bundle = run.population.bundles[done.seq]
+    undo = run.ledger.undo[done.seq]
     state = copy.deepcopy(lens.state())
-    assert loss_without(run.surgeon, probe, STEP, bundle, restored=False) == pytest.approx(
+    assert loss_without(run.surgeon, probe, STEP, undo, restored=False) == pytest.approx(
         plain, rel=1e-3
     )
     assert steered == [True, True]
@@ -232,24 +234,24 @@ def test_a_lens_goes_on_steering_in_a_trial() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(EDITS))
-def test_a_bundle_survives_its_plain_form(kind: str) -> None:
+def test_an_undo_survives_its_plain_form(kind: str) -> None:
     run = trained()
-    bundle = run.population.bundles[EDITS[kind](run).seq]
-    back = Bundle.from_state_dict(bundle.state_dict())
-    assert (back.seq, back.action, back.layer_id) == (bundle.seq, bundle.action, bundle.layer_id)
-    assert (back.born, back.gone) == (bundle.born, bundle.gone)
-    assert back.saved.keys() == bundle.saved.keys()
-    for name, saved in bundle.saved.items():
+    undo = run.ledger.undo[EDITS[kind](run).seq]
+    back = unpack_undo(pack_undo(undo))
+    assert (back.seq, back.action, back.layer_id) == (undo.seq, undo.action, undo.layer_id)
+    assert (back.born, back.gone) == (undo.born, undo.gone)
+    assert back.saved.keys() == undo.saved.keys()
+    for name, saved in undo.saved.items():
         assert same(back.saved[name].values, saved.values)
         assert back.saved[name].moments.keys() == saved.moments.keys()
         for entry, moments in saved.moments.items():
             assert same(back.saved[name].moments[entry], moments)
 
 
-def test_bundles_hold_copies() -> None:
+def test_undos_hold_copies() -> None:
     run = trained()
     done = run.split("L0_E1")
-    saved = run.population.bundles[done.seq].saved["L0_E1"]
+    saved = run.ledger.undo[done.seq].saved["L0_E1"]
     values = {name: value.clone() for name, value in saved.values.items()}
     run.train(2)
     assert same(saved.values, values)
@@ -260,10 +262,10 @@ def test_a_release_without_training_is_undone_exactly() -> None:
     run = trained(config=LifecycleConfig(split_perturbation_scale=0.0))
     before = run.probe(STEP)
     done = run.split("L0_E1")
-    run.population.release_due(run.step, {done.expert_id: 99})
-    bundle = run.population.bundles[done.seq]
-    assert bundle.released_by is not None
-    got = loss_without(run.surgeon, run.probe, STEP, bundle, restored=False)
+    run.population.release_twins(run.step, {done.expert_id: 99})
+    undo = run.ledger.undo[done.seq]
+    assert undo.released_by is not None
+    got = loss_without(run.surgeon, run.probe, STEP, undo, restored=False)
     assert got == pytest.approx(before, rel=1e-6)
 
 

@@ -23,10 +23,12 @@ from chronorun.data import TokenizedCorpus
 from chronorun.errors import UserError
 from chronorun.governance import ControlDecision
 from chronorun.lifecycle import LifecycleDecision
-from chronorun.lifecycle.edit.surgery import Edit, Surgeon
+from chronorun.lifecycle.edit.saved import Edit
+from chronorun.lifecycle.edit.surgery import Surgeon
 from chronorun.lifecycle.edit.trial import trial
 from chronorun.lifecycle.edit.update_guard import UpdateGuard
 from chronorun.lifecycle.experts.registry import Registry
+from chronorun.lifecycle.experts.states import ExpertState
 from chronorun.model import GPT, MoELayer
 from chronorun.telemetry import LayerSnapshot, SystemSnapshot
 from chronorun.training.scenarios import Scenario, build_scenario, force_routing
@@ -174,6 +176,14 @@ def managed(model: GPT) -> tuple[SimpleNamespace, Surgeon]:
     return SimpleNamespace(lifecycle=lifecycle), Surgeon(layers, registry, guard)
 
 
+def remove(surgeon: Surgeon, expert_id: str) -> None:
+    registry, layer_id = surgeon.registry, surgeon.registry[expert_id].layer_id
+    before = registry.slots(layer_id)
+    registry.transition(expert_id, ExpertState.pending_prune, START, "test")
+    registry.remove(expert_id, START)
+    surgeon.apply(Edit(layer_id, before))
+
+
 def hit_slots(layer: MoELayer) -> list[int]:
     """Return the slots whose outputs the layer's hook changes."""
     if layer.output_hook is None:
@@ -199,9 +209,9 @@ def test_a_stress_follows_its_expert_from_slot_to_slot(
     make_scenario(model, kind, heartbeat=heartbeat, expert=2).before_step(START)
     layer = model.moe_layers()[0]
     assert struck(layer) == [2]
-    surgeon.apply(Edit(0, START, "test", remove={"L0_E1": None}))
+    remove(surgeon, "L0_E1")
     assert struck(layer) == [1]
-    surgeon.apply(Edit(0, START, "test", remove={"L0_E2": None}))
+    remove(surgeon, "L0_E2")
     assert struck(layer) == []
 
 
@@ -259,7 +269,7 @@ def test_a_bad_edit_spoils_the_first_split_from_its_start_on_until_it_is_gone() 
     assert again.before_step(START + 2) == []
     assert hit_slots(second) == [3]
 
-    surgeon.apply(Edit(1, START, "test", remove={"L1_E3": None}))
+    remove(surgeon, "L1_E3")
     assert again.before_step(START + 3) == [
         {"step": START + 3, "event": "end", **what, "reason": "gone"}
     ]

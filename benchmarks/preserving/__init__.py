@@ -1,0 +1,1 @@
+"""How little edits are felt: the parts of ``preservation.py``."""

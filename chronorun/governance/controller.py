@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from chronorun.config.governance import ControlConfig
 from chronorun.core.jsonl import JsonlWriter
+from chronorun.core.state import from_plain, to_plain
 from chronorun.errors import UserError
 from chronorun.governance.decisions import ControlDecision
 from chronorun.governance.policy import (
@@ -199,17 +200,12 @@ class Controller:
 
     def state_dict(self) -> dict[str, Any]:
         """Return states and priors as plain JSON data; a resume from it is exact."""
-        return {
-            "states": {str(i): state.state_dict() for i, state in self._states.items()},
-            "priors": {str(i): dict(vars(prior)) for i, prior in self.priors.items()},
-        }
+        return to_plain({"states": self._states, "priors": self.priors})
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        self._states = {
-            int(i): ControlState.from_state_dict(saved) for i, saved in plain["states"].items()
-        }
-        self.priors = {int(i): LayerPriors(**saved) for i, saved in plain["priors"].items()}
+        self._states = from_plain(dict[int, ControlState], plain["states"])
+        self.priors = from_plain(dict[int, LayerPriors], plain["priors"])
 
 
 def _lens_of(lenses: Mapping[int, Lens] | Sequence[Lens] | None, layer_id: int) -> Lens | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from chronorun.core.state import from_plain, to_plain
 from chronorun.telemetry.layer import LayerSnapshot
 
 PRE_COLLAPSE_SNAPSHOTS = 3
@@ -66,15 +67,15 @@ class AlertHistory:
                 alerts.append(f"COLLAPSE_CONFIRMED: {_figures(layer)}, for {collapsed} snapshots")
         return alerts
 
-    def state_dict(self) -> dict[str, dict[str, int]]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the counters as plain data, layers as strings."""
-        return {str(layer): dict(counts) for layer, counts in self._counters.items()}
+        return to_plain(self._counters)
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the counters."""
+        restored = from_plain(dict[int, dict[str, int]], state)
         self._counters.clear()
-        for layer, counts in state.items():
-            self._counters[int(layer)] = {name: int(count) for name, count in counts.items()}
+        self._counters.update(restored)
 
 
 def _count_on(counts: dict[str, int], name: str, holds: bool) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chronorun.config.observing import TelemetryConfig
 from chronorun.core.processes import ALONE, Processes
+from chronorun.core.state import from_plain
 from chronorun.model.shapes import Routing
 from chronorun.telemetry.buffers import LayerBuffers, restore
 from chronorun.telemetry.windows import LayerWindow, WindowStats
@@ -155,7 +156,8 @@ class RoutingRecorder:
         ValueError when it has tokens of more or fewer steps than it has.
         """
         self.set_population([saved["counts"].shape[1] for saved in state["layers"]])
-        self._steps, self._tokens = list(state["steps"]), list(state["tokens"])
+        self._steps = from_plain(list[int], state["steps"])
+        self._tokens = from_plain(list[int], state["tokens"])
         if len(self._steps) != len(self._tokens):
             raise ValueError(
                 f"telemetry window has {len(self._steps)} steps and tokens of {len(self._tokens)}, "

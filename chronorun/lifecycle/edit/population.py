@@ -23,6 +23,7 @@ from chronorun.config.lifecycle import (
     SplitRelease,
 )
 from chronorun.core.processes import digest_plain, digest_tensors
+from chronorun.core.state import from_plain, to_plain
 from chronorun.errors import StorageError
 from chronorun.lifecycle.decide.actions import Action, Candidate
 from chronorun.lifecycle.edit import births
@@ -519,7 +520,7 @@ class Population:
         return {
             "pending": [pack_pending(one) for one in self.pending],
             "leaving": [pack_leaving(one) for one in self.leaving],
-            "ramps": {name: ramp.state_dict() for name, ramp in self.ramps.items()},
+            "ramps": to_plain(self.ramps),
             "planes": {name: dict(vars(p)) for name, p in self.surgeon.planes.items()},
             "bundles": {str(seq): bundle.state_dict() for seq, bundle in self.bundles.items()},
             "archive": self.archive.state_dict(),
@@ -533,7 +534,7 @@ class Population:
         """
         self.pending = [unpack_pending(saved) for saved in state["pending"]]
         self.leaving = [unpack_leaving(saved) for saved in state["leaving"]]
-        self.ramps = {name: Ramp.from_state_dict(r) for name, r in state["ramps"].items()}
+        self.ramps = from_plain(dict[str, Ramp], state["ramps"])
         self.surgeon.planes = {name: Plane(**plane) for name, plane in state["planes"].items()}
         self.bundles = {
             int(seq): Bundle.from_state_dict(saved) for seq, saved in state["bundles"].items()

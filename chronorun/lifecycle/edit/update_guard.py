@@ -6,9 +6,8 @@ scaled to the same end, because Adam's update does not depend on their scale.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from chronorun.core.processes import ALONE, Processes
+from chronorun.core.state import from_plain, to_plain
 from chronorun.lifecycle.edit.moments import slot_state
 from chronorun.model.population import PopulationLayer
 
@@ -139,15 +139,12 @@ class UpdateGuard:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain JSON data, to be taken between steps."""
-        rewarms = {expert_id: asdict(rewarm) for expert_id, rewarm in self._rewarms.items()}
-        dormant = {str(layer_id): list(ids) for layer_id, ids in self._dormant.items()}
-        return {"rewarms": rewarms, "dormant": dormant}
+        return to_plain({"rewarms": self._rewarms, "dormant": self._dormant})
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
-        rewarms = copy.deepcopy(dict(plain["rewarms"]))
-        self._rewarms = {expert_id: _Rewarm(**saved) for expert_id, saved in rewarms.items()}
-        self._dormant = {int(layer_id): list(ids) for layer_id, ids in plain["dormant"].items()}
+        self._rewarms = from_plain(dict[str, _Rewarm], plain["rewarms"])
+        self._dormant = from_plain(dict[int, list[str]], plain["dormant"])
         self._tokens = {}
 
     def _before_step(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import math
-import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from chronorun.core.state import from_plain, to_plain
 
 Dist = NDArray[np.float64]
 CO_ACTIVATIONS_KEPT = 16
@@ -94,14 +94,40 @@ class BasinHistory:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain JSON data; arrays are packed, and read back exactly."""
-        plain = [_plain(entry) for entry in self.entries]
-        return {"window_size": self.window_size, "entries": plain}
+        """Return plain JSON data; it reads back exactly."""
+        entries = [_shortened(entry) for entry in self.entries]
+        return to_plain({"window_size": self.window_size, "entries": entries})
 
     @classmethod
     def from_state_dict(cls, plain: Mapping[str, Any]) -> BasinHistory:
         """Rebuild a history from ``state_dict``."""
-        return cls(plain["window_size"], [_entry(saved) for saved in plain["entries"]])
+        saved = from_plain(_SavedHistory, plain)
+        entries = (e if isinstance(e, BasinEntry) else _lengthened(e) for e in saved.entries)
+        return cls(saved.window_size, entries)
+
+
+_Short = tuple[int, int, float, float, float, float, int, int]
+"""An entry without histograms, of which there may be thousands: its numbers, how many bins each."""
+
+
+@dataclass(frozen=True)
+class _SavedHistory:
+    window_size: int
+    entries: list[BasinEntry | _Short]
+
+
+def _shortened(e: BasinEntry) -> BasinEntry | _Short:
+    types, positions = e.token_type_dist, e.position_dist
+    if types.any() or positions.any() or e.co_activation:
+        return e
+    figures = (e.step, e.checkpoint, e.share, e.entropy_contribution, e.weight_norm, e.weight_delta)
+    return (*figures, len(types), len(positions))
+
+
+def _lengthened(saved: _Short) -> BasinEntry:
+    step, checkpoint, share, entropy, norm, delta, types, positions = saved
+    nothing = _nothing(types), _nothing(positions)
+    return BasinEntry(step, checkpoint, share, entropy, *nothing, {}, norm, delta)
 
 
 def merge_entries(survivor: BasinEntry, absorbed: BasinEntry) -> BasinEntry:
@@ -217,13 +243,9 @@ def basin_records(
             "checkpoint": entry.checkpoint,
             "layer_id": layer_id,
             "expert_id": expert_id,
-            "share": entry.share,
-            "entropy_contribution": entry.entropy_contribution,
+            **vars(entry),
             "token_type_dist": types[i],
             "position_dist": places[i],
-            "co_activation": dict(entry.co_activation),
-            "weight_norm": entry.weight_norm,
-            "weight_delta": entry.weight_delta,
         }
         for i, (expert_id, entry) in enumerate(zip(expert_ids, entries, strict=True))
     ]
@@ -243,52 +265,6 @@ def _rounded(dists: Dist) -> list[list[float]]:
     filled[used] = rounded
     plain: list[list[float]] = filled.tolist()
     return plain
-
-
-def _plain(e: BasinEntry) -> dict[str, Any] | list[Any]:
-    """Return an entry by name; one without histograms, of which there may be thousands, in short.
-
-    A short one lists numbers in the order of ``_SHORT``, and the bins of the two histograms.
-    """
-    if not (e.token_type_dist.any() or e.position_dist.any() or e.co_activation):
-        figures = [getattr(e, name) for name in _SHORT]
-        return [*figures, len(e.token_type_dist), len(e.position_dist)]
-    return vars(e) | {
-        "token_type_dist": _pack(e.token_type_dist),
-        "position_dist": _pack(e.position_dist),
-        "co_activation": dict(e.co_activation),
-    }
-
-
-def _entry(saved: Mapping[str, Any] | Sequence[Any]) -> BasinEntry:
-    if isinstance(saved, Mapping):
-        return BasinEntry(
-            **dict(saved)
-            | {
-                "token_type_dist": _unpack(saved["token_type_dist"]),
-                "position_dist": _unpack(saved["position_dist"]),
-                "co_activation": dict(saved["co_activation"]),
-            }
-        )
-    *figures, types, positions = saved
-    return BasinEntry(
-        **dict(zip(_SHORT, figures, strict=True)),
-        token_type_dist=_nothing(types),
-        position_dist=_nothing(positions),
-        co_activation={},
-    )
-
-
-_SHORT = ("step", "checkpoint", "share", "entropy_contribution", "weight_norm", "weight_delta")
-
-
-def _pack(array: Dist) -> str:
-    return base64.b64encode(zlib.compress(array.astype("<f8").tobytes(), 1)).decode()
-
-
-def _unpack(text: str) -> Dist:
-    dist = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f8")
-    return dist if dist.any() else _nothing(len(dist))
 
 
 @cache

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chronorun.core.state import from_plain
 from chronorun.model.population import PopulationLayer, is_router
 
 ALL_EXACT_UP_TO = 64
@@ -70,8 +71,9 @@ class WeightWatch:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore it."""
         device = next(iter(self.layer.slot_tensors().values())).device
-        self._ids = list(state)
-        self._last_EP = torch.stack(list(state.values())).to(device) if state else None
+        rows = from_plain(dict[str, Tensor], state)
+        self._ids = list(rows)
+        self._last_EP = torch.stack(list(rows.values())).to(device) if rows else None
 
 
 def flat_weights(layer: PopulationLayer) -> Tensor:

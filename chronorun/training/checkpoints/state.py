@@ -5,7 +5,7 @@ Hashes tell of damage, not of intent: whoever writes a checkpoint writes its has
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 from torch import Tensor
 
-from chronorun.core.state import _MARK as MARK
+from chronorun.core.state import tensor_names
 from chronorun.training.checkpoints.manifest import bad_file
 
 Count = Annotated[int, Meta(ge=0)]
@@ -79,7 +79,7 @@ def check_state(
         raise bad_file(file, f"is of step {run.step}, expected {step}")
     if rows != sorted(run.population.values()):
         raise bad_file(file, f"tells of {sorted(run.population.values())} experts, found {rows}")
-    for name in _tensor_names(state):
+    for name in tensor_names(state):
         if not isinstance(name, str) or name not in tensors["state"]:
             raise bad_file(file, f"names tensor {str(name)[:80]!r}, which is not there")
 
@@ -114,15 +114,3 @@ def _kind(value: Any) -> Any:
 
 _NUMBER = int | float
 _KINDS: tuple[Any, ...] = (Tensor, Mapping, list | tuple, str, bool, _NUMBER, object)
-
-
-def _tensor_names(state: Any) -> Iterator[Any]:
-    waiting = [state]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            if set(node) == {MARK}:
-                yield node[MARK]
-            waiting += node.values()
-        elif isinstance(node, list):
-            waiting += node

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from chronorun.core.state import from_plain, to_plain
 from chronorun.errors import UserError
 from chronorun.lifecycle import Action
 from chronorun.model import MoELayer
@@ -91,10 +92,10 @@ class BadEdit(Scenario):
         return corrupted(y_ND, slot_N == slot, self.config.noise, seed)
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"victim": self.victim and asdict(self.victim)}
+        return super().state_dict() | {"victim": to_plain(self.victim)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.victim = state["victim"] and Victim(**state["victim"])
+        self.victim = from_plain(Victim | None, state["victim"])
         super().load_state_dict(state)
 
 

@@ -452,11 +452,12 @@ class LifecycleCoordinator:
         self.tap.load_state_dict(state["tap"])
         self.population.load_state_dict(state["population"])
         self.reader.load_state_dict(state["weights"])
-        self.counts = Counter(state["counts"])
-        self.cycles = state["cycles"]
-        self.decisions = [LifecycleDecision.from_dict(saved) for saved in state["decisions"]]
-        self.last_step, self._steps_taken = state["last_step"], state["steps_taken"]
-        self._checkpoint_steps = state["checkpoint_steps"]
+        self.counts = Counter(from_plain(dict[str, int], state["counts"]))
+        self.cycles = from_plain(int, state["cycles"])
+        self.decisions = from_plain(list[LifecycleDecision], state["decisions"])
+        self.last_step = from_plain(int, state["last_step"])
+        self._steps_taken = from_plain(int, state["steps_taken"])
+        self._checkpoint_steps = from_plain(int, state["checkpoint_steps"])
 
 
 def _check_layers(layers: Sequence[Any]) -> None:

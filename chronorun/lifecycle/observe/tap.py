@@ -213,10 +213,13 @@ class InputTap:
         """
         self.steps = from_plain(int, state["steps"])
         sums = from_plain(dict[int, Tensor], state["sums"])
+        for i, value in sums.items():
+            if value.shape[-2:] != (2, self.n_experts[i]):
+                raise ValueError(f"sums of layer {i} have shape {list(value.shape)}")
         self._sums = {i: self._own(value) for i, value in sums.items()}
 
     def _own(self, saved: Tensor) -> Tensor:
-        parts = saved.view(-1, *saved.shape[-2:])
+        parts = saved.to(torch.float32).view(-1, *saved.shape[-2:])
         if len(parts) == self.processes.world:
             return parts[self.processes.rank].clone()
         return parts.sum(0) * self.processes.is_first

@@ -72,8 +72,11 @@ class WeightWatch:
         """Restore it."""
         device = next(iter(self.layer.slot_tensors().values())).device
         rows = from_plain(dict[str, Tensor], state)
+        expected = flat_weights(self.layer).shape[1:]
+        if any(row.shape != expected for row in rows.values()):
+            raise ValueError(f"weights at the last look: expected shape {list(expected)} of each")
         self._ids = list(rows)
-        self._last_EP = torch.stack(list(rows.values())).to(device) if rows else None
+        self._last_EP = torch.stack(list(rows.values())).to(device).float() if rows else None
 
 
 def flat_weights(layer: PopulationLayer) -> Tensor:

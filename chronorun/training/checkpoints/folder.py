@@ -150,7 +150,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 @contextmanager
-def told_as_misfit(checkpoint: Checkpoint | None, processes: Processes = ALONE) -> Iterator[None]:
+def as_checkpoint_error(
+    checkpoint: Checkpoint | None, processes: Processes = ALONE
+) -> Iterator[None]:
     """Let whatever fails while a run is built from a checkpoint be a StorageError that names it.
 
     Hashes tell that a file is what was written, not that somebody wrote the state of this run: a

@@ -82,35 +82,3 @@ def check_state(
     for name in tensor_names(state):
         if not isinstance(name, str) or name not in tensors["state"]:
             raise bad_file(file, f"names tensor {str(name)[:80]!r}, which is not there")
-
-
-def check_types(found: Any, fresh: Any, path: str) -> None:
-    """Check nested state against that of a run at its start, wherever that has a value.
-
-    Raises TypeError naming the first value of another kind. None says nothing of a kind; a float
-    that is not finite was saved as None, and a text may be optional.
-    """
-    if fresh is None or (found is None and isinstance(fresh, float | str)):
-        return
-    if _kind(found) is not _kind(fresh):
-        raise TypeError(f"{path} is a {type(found).__name__}, expected a {type(fresh).__name__}")
-    if isinstance(fresh, Tensor):
-        if (found.dtype, found.ndim) != (fresh.dtype, fresh.ndim):
-            raise TypeError(f"{path} is of {found.dtype}, {found.ndim}-d, expected {fresh.dtype}")
-    elif isinstance(fresh, Mapping):
-        for key in sorted(fresh.keys() & found.keys()):
-            check_types(found[key], fresh[key], f"{path}.{key}")
-    elif isinstance(fresh, list | tuple):
-        # Of a list that is empty at the start only this is known: numbers stay among themselves.
-        like = fresh or (found if found and _kind(found[0]) is _NUMBER else [])
-        if len({_kind(value) for value in fresh}) <= 1:
-            for place, value in enumerate(found if like else ()):
-                check_types(value, like[0], f"{path}[{place}]")
-
-
-def _kind(value: Any) -> Any:
-    return next(kind for kind in _KINDS if isinstance(value, kind))
-
-
-_NUMBER = int | float
-_KINDS: tuple[Any, ...] = (Tensor, Mapping, list | tuple, str, bool, _NUMBER, object)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chronorun.config.run import RunConfig
+from chronorun.core.state import from_plain
 from chronorun.errors import UserError
 from chronorun.governance import ControlDecision
 from chronorun.model import GPT, MoELayer
@@ -121,7 +122,7 @@ class Scenario:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore it; a stress that lives in hooks is put into force again."""
-        self._in_force = bool(state["in_force"])
+        self._in_force = from_plain(bool, state["in_force"])
         if self._in_force:
             self.apply()
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from chronorun.config.lifecycle import LifecycleConfig, MergeOffset
+from chronorun.core.state import from_plain
 from chronorun.errors import UserError
 from chronorun.lifecycle.edit import births
 from chronorun.lifecycle.edit.archive import Archived
@@ -115,7 +116,7 @@ class Plant(Scenario):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.planted = state["planted"]
+        self.planted = from_plain(list[dict[str, Any]] | None, state["planted"])
 
 
 class PlantedRedundancy(Plant):

@@ -11,6 +11,7 @@ import msgspec
 
 from chronorun.core.files import write_atomically
 from chronorun.core.jsonl import encode_json
+from chronorun.core.state import from_plain
 from chronorun.governance import RecoveryTrajectory, TrajectoryPoint
 
 
@@ -84,7 +85,7 @@ class LayerResilience:
 
     def restore(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Put back what ``points`` returned."""
-        self.trajectory.points[:] = [TrajectoryPoint(**point) for point in points]
+        self.trajectory.points[:] = from_plain(list[TrajectoryPoint], points)
 
     def save(self, path: Path) -> None:
         """Write the trajectory and what follows from it."""

@@ -1,4 +1,4 @@
-"""The controller: one update per evaluation checkpoint, for every layer."""
+"""The controller: one update per evaluation, for every layer."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Controller:
     """Keeps a ControlState per layer and turns snapshots into lens scales and decisions.
 
     Decisions go to ``writer`` if one is given, else, once ``initialize`` named the run, to
-    ``output_dir/run_id/control_decisions.jsonl``. ``after_update`` holds what else is to be called
-    with the snapshot and the decisions.
+    ``output_dir/run_id/control_decisions.jsonl``. The functions in ``after_update`` are called with
+    the snapshot and the decisions.
     """
 
     def __init__(

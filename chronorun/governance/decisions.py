@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class ControlDecision:
-    """What the controller saw, computed and did in one layer at one checkpoint."""
+    """What the controller saw, computed and did in one layer at one evaluation."""
 
     run_id: str
     step: int

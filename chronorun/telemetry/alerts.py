@@ -16,18 +16,18 @@ TOP2_COLLAPSE = 0.85
 
 
 def says_nothing(layer: LayerSnapshot) -> bool:
-    """Say whether nothing was dispatched: such a window tells neither collapse nor health."""
+    """Return whether nothing was dispatched: such a window shows neither collapse nor health."""
     return not any(layer.utilization_shares)
 
 
 def looks_pre_collapse(layer: LayerSnapshot) -> bool:
-    """Say whether few experts carry the load: ``n_effective < 0.6 n`` or ``top2_share > 0.75``."""
+    """Return whether few experts carry the load: n_effective < 0.6 n or top2_share > 0.75."""
     n = len(layer.utilization_shares)
     return layer.n_effective < NEFF_RATIO * n or layer.top2_share > TOP2_WARNING
 
 
 def looks_collapsed(layer: LayerSnapshot) -> bool:
-    """Say whether an expert is dead while two take more than 0.85 of the load."""
+    """Return whether an expert is dead while two take more than 0.85 of the load."""
     return layer.dead_expert_count >= 1 and layer.top2_share > TOP2_COLLAPSE
 
 

@@ -1,4 +1,4 @@
-"""What the recorder holds of one layer while a window fills: on the device, and shapes on the host.
+"""One layer's sums while a window fills: counts on the device, shapes on the host.
 
 Rows and histograms are added to in place and nothing here waits for the device. How many
 assignments a step asked for is read off the shape of its choices: a schedule may change a layer's

@@ -1,4 +1,4 @@
-"""The state of one MoE layer at an evaluation checkpoint."""
+"""The state of one MoE layer at an evaluation."""
 
 from __future__ import annotations
 

@@ -28,9 +28,8 @@ class RoutingRecorder:
 
     Call ``begin_step`` with the tokens of each forward pass, let the layers call ``observe``, close
     the step with ``end_step`` (several forwards before it add into one row), and ``flush`` at the
-    evaluation checkpoint. ``top_k`` is what a layer is said to have where it was not observed.
-    Of several ``processes`` each observes its part of a step; a window is of all, and the same in
-    all.
+    evaluation. ``top_k`` is reported for a layer that was not observed. Of several ``processes``
+    each observes its part of a step; a window sums up all of them, and is the same in each.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class RoutingRecorder:
         # One sum over the processes and one copy of all integers, and one of all floats.
         ints = self.processes.sum(torch.cat(parts)).cpu().numpy()
         # Losses are of all processes already. Sums of float32 in float64 round so seldom that
-        # their order tells nothing.
+        # their order makes no difference.
         sums = self.processes.sum(torch.cat([x.sums for x in self._layers]))
         floats = torch.cat([self._losses, sums]).cpu().numpy()
         losses = [float(x) for x in floats[: len(steps)]]

@@ -1,4 +1,4 @@
-"""The state of all MoE layers at an evaluation checkpoint."""
+"""The state of all MoE layers at an evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chronorun.telemetry.windows import WindowStats
 
 @dataclass
 class SystemSnapshot:
-    """All layers at one evaluation checkpoint, with losses and persistent alerts."""
+    """All layers at one evaluation, with losses and persistent alerts."""
 
     step: int
     timestamp: float

@@ -30,7 +30,7 @@ class RunContext:
 
 
 class Part(Protocol):
-    """A part of a run that checkpoints save under its name: the heartbeat, the scenario."""
+    """A part of a run that a checkpoint saves under its name: the heartbeat, the scenario."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resume needs, as nested plain data with tensors."""

@@ -1,6 +1,6 @@
-"""The evaluation checkpoint: window -> snapshot -> alerts -> controller -> lens -> logs.
+"""One evaluation of the routing: window -> snapshot -> alerts -> controller -> lens -> lifecycle.
 
-Everything observed between two checkpoints stays on the device; here it comes over in one copy.
+Everything observed between two evaluations stays on the device; here it comes over in one copy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from chronorun.training.probe import Probe
 
 @dataclass(frozen=True)
 class Beat:
-    """What one evaluation checkpoint found: metrics by name, alerts, the records behind them."""
+    """What one evaluation found: metrics by name, alerts, the records behind them."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     alerts: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Beat:
 
 
 class Heartbeat:
-    """Owns what watches and steers the routing of one run, and its state in checkpoints."""
+    """Watches and steers the routing of one run: recorder, controller, lenses, lifecycle."""
 
     def __init__(
         self,

@@ -82,7 +82,7 @@ class UnwrittenLog(RunLog):
 
 
 def _sync(path: Path) -> None:
-    # Flushing a file through a second descriptor flushes all of it, whoever wrote it.
+    # Flushing a file through a second descriptor flushes all of it, whichever descriptor wrote it.
     fsync_dir(path)
 
 

@@ -1,4 +1,4 @@
-"""The training loop of one run: steps, evaluation checkpoints, logs, saved checkpoints.
+"""The training loop of one run: steps, evaluations, logs, saved checkpoints.
 
 A step is counted when it is done: row ``step: 20`` of metrics.jsonl describes the model after 20
 updates, and so does the checkpoint folder ``step_00000020``.
@@ -38,7 +38,7 @@ from chronorun.training.stop_request import StopRequest
 
 
 class Trainer:
-    """Runs the steps of one run from wherever it stands to ``training.max_steps``."""
+    """Runs the steps of one run, from the current one to ``training.max_steps``."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Trainer:
                 self.train_seconds += elapsed
                 self._time(steps_since, elapsed)
             if beat_now:
-                metrics |= self._evaluation_checkpoint(result)
+                metrics |= self._evaluation(result)
             if metrics:
                 self.logs.metrics.write({"step": self.step} | metrics)
                 self.last |= metrics
@@ -160,7 +160,7 @@ class Trainer:
             {"step": self.step, "steps": steps, "seconds": seconds, "tokens_per_second": rate}
         )
 
-    def _evaluation_checkpoint(self, result: StepResult) -> dict[str, float]:
+    def _evaluation(self, result: StepResult) -> dict[str, float]:
         metrics = {"val/loss": self._evaluate(self._val_batches)}
         finite = math.isfinite(metrics["val/loss"])
         if finite and (self.best is None or metrics["val/loss"] < self.best["val_loss"]):
@@ -170,7 +170,7 @@ class Trainer:
             for record in self.scenario.after_checkpoint(self.step, beat.snapshot, beat.decisions):
                 self._log_scenario(record)
         for decision in beat.actions:
-            # A birth is told of when it is let in, before the next step.
+            # A birth is announced when it is let in, before the next step.
             fades = decision.action in ("PRUNE", "MERGE")
             if decision.integrated_step is not None or decision.dry_run or fades:
                 self.tracker.notice(describe(decision))
@@ -180,7 +180,7 @@ class Trainer:
         return metrics | beat.metrics
 
     def _alert(self, alerts: list[str]) -> None:
-        """Show each alert when it begins; what goes on is counted, and stands in the snapshots."""
+        """Show each alert when it begins; one that goes on is counted, and is in the snapshots."""
         self.alerts_total += len(alerts)
         # ``PRE_COLLAPSE: Layer 2: n_effective ...``: kind and layer, without the figures.
         begun = {":".join(alert.split(":")[:2]): alert for alert in alerts}

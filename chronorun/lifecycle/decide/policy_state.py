@@ -1,4 +1,4 @@
-"""What the policy remembers between checkpoints: plain data that a resume and a replay carry on."""
+"""What the policy remembers between evaluations; a resume and a replay carry it on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Probation:
 
 @dataclass
 class LayerPolicy:
-    """One layer: counters, patience multipliers and the checkpoints of the last edits, by action.
+    """One layer: counters, patience multipliers and the evaluations of the last edits, by action.
 
     ``growth`` counts the edits that added an expert less those that took one; ``entropy_ratios``
     are the router's, the newest last, as far back as a spawn's patience.
@@ -42,7 +42,7 @@ class LayerPolicy:
 
 @dataclass
 class PolicyState:
-    """Everything that decisions depend on beside signals and configuration.
+    """Everything that decisions depend on apart from signals and configuration.
 
     ``benefits`` holds, by action, how many edits were judged and their mean realised benefit in
     nats. ``deferred`` names what the last cycle put off.
@@ -89,7 +89,7 @@ class PolicyState:
 
 
 def due_probations(state: PolicyState, config: LifecycleConfig) -> list[Probation]:
-    """Return the edits that the coming checkpoint judges: those due, if it is a cycle's."""
+    """Return the edits that the coming evaluation judges: those due, if it is a cycle's."""
     checkpoint = state.checkpoint + 1
     if checkpoint % config.lifecycle_eval_interval:
         return []

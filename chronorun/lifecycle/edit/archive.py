@@ -31,7 +31,7 @@ class Archive:
     """Keeps each archived expert under its id; with a folder, one safetensors file each.
 
     The file's name carries the step, so that a run resumed from an earlier checkpoint finds the
-    files that this checkpoint knows, whatever was archived later. The folder belongs to the run
+    files that this checkpoint knows, even if more was archived later. The folder belongs to the run
     and is not part of the state. Without ``writes`` another process of the run writes the files.
     """
 

@@ -1,4 +1,4 @@
-"""What stands around ``optimizer.step()``: newborn experts start gently, dormant ones stay as is.
+"""Hooks before and after ``optimizer.step()``: newborn experts start gently, dormant ones freeze.
 
 Everything is done after the fused step, on the device and without a host sync: gradients cannot be
 scaled to the same end, because Adam's update does not depend on their scale.
@@ -84,7 +84,7 @@ class UpdateGuard:
         self._after: list[Callable[[], None]] = []
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Stand around the steps of this optimizer, and of no other."""
+        """Hook into the steps of this optimizer, and of no other."""
         self.detach()
         self._optimizer = optimizer
         self._hooks = [
@@ -113,7 +113,7 @@ class UpdateGuard:
         self._rewarms[expert_id] = _Rewarm(layer_id, dict.fromkeys(steps, 0), steps)
 
     def set_dormant(self, layer_id: int, expert_ids: Sequence[str]) -> None:
-        """Name the experts of a layer that were dormant at the last checkpoint."""
+        """Name the experts of a layer that were dormant at the last evaluation."""
         self._dormant.pop(layer_id, None)
         if expert_ids:
             self._dormant[layer_id] = list(dict.fromkeys(expert_ids))
@@ -121,7 +121,7 @@ class UpdateGuard:
     def count_tokens(self, layer_id: int, tokens_per_expert_E: Tensor) -> None:
         """Add the assignments of one micro-batch; those of other processes are added at the step.
 
-        A layer of which nothing was counted until the step freezes nobody.
+        A layer without counts freezes no expert at the step.
         """
         if layer_id not in self._dormant:
             return
@@ -209,7 +209,7 @@ class UpdateGuard:
         rewarm = self._rewarms[expert_id]
         rewarm.steps[name] += 1
         # A frozen slot makes no update. Whether it got tokens after all only the device knows;
-        # counting too few is the safe side, and ends with the next checkpoint.
+        # counting too few is the safe side, and ends with the next evaluation.
         listed = expert_id in self._dormant.get(rewarm.layer_id, ())
         if not listed or name.startswith("router.") or not rewarm.updates[name]:
             rewarm.updates[name] += 1
@@ -231,7 +231,7 @@ class UpdateGuard:
     ) -> None:
         tokens_E = self._tokens.get(layer_id)
         if tokens_E is None:
-            # Nobody counted: it may have had tokens, and must not lose its update.
+            # Not counted: it may have had tokens, and must not lose its update.
             return
         for entry, value in _by_slot(optimizer, parameter).items():
             after = value.index_select(0, index_S)

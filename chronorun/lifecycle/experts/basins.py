@@ -1,4 +1,4 @@
-"""What tokens an expert gets: one entry per checkpoint, a rolling window of them per expert."""
+"""Basins: which tokens an expert gets, one entry per evaluation in a rolling window."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CO_ACTIVATIONS_KEPT = 16
 
 @dataclass(frozen=True, eq=False)
 class BasinEntry:
-    """One expert at one checkpoint.
+    """One expert at one evaluation.
 
     ``share`` of the layer's assignments; ``entropy_contribution`` -share ln share in nats;
     ``token_type_dist`` and ``position_dist`` sum to 1 each, or to 0 for an expert without tokens;
     ``co_activation`` maps another expert to P(also selected | this one selected), the largest 16;
-    ``weight_norm`` is the L2 norm, ``weight_delta`` the L2 distance to the last checkpoint.
+    ``weight_norm`` is the L2 norm, ``weight_delta`` the L2 distance to the last evaluation.
     """
 
     step: int
@@ -78,19 +78,19 @@ class BasinHistory:
         return BasinHistory(self.window_size, entries)
 
     def thin_out(self) -> None:
-        """Forget what nobody asks of an expert that left: all histograms but the newest used.
+        """Drop what is not needed of an expert that left: all histograms but the newest used.
 
         Shares and weight figures stay: they are compared with new ones when it comes back.
         """
-        known, nobody = self.latest_used, dict[str, float]()
+        known, none = self.latest_used, dict[str, float]()
         for place, entry in enumerate(self.entries):
             types, positions = entry.token_type_dist, entry.position_dist
-            # A copy: the histograms of a checkpoint are rows of one array of its whole layer.
+            # A copy: the histograms of an evaluation are rows of one array of its whole layer.
             self.entries[place] = replace(
                 entry,
                 token_type_dist=types.copy() if entry is known else _nothing(len(types)),
                 position_dist=positions.copy() if entry is known else _nothing(len(positions)),
-                co_activation=entry.co_activation if entry is known else nobody,
+                co_activation=entry.co_activation if entry is known else none,
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _lengthened(saved: _Short) -> BasinEntry:
 
 
 def merge_entries(survivor: BasinEntry, absorbed: BasinEntry) -> BasinEntry:
-    """Combine two experts' entries of one checkpoint.
+    """Combine two experts' entries of one evaluation.
 
     Shares add; distributions and co-activation are weighted by them; weight figures stay the
     survivor's. A distribution that is not known any more (all 0) has no weight.

@@ -1,4 +1,4 @@
-"""What is known of one expert, and of one change of its state."""
+"""Records of one expert and of one change of its state."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every expert that ever lived: identity, state, lineage, slot order and basin history.
 
-The registry knows names, not tensors. Who owns the tensors installs a resolver, through which an
-expert's ``weight_ref`` finds its parameters for as long as the expert has some.
+The registry knows names, not tensors. The owner of the tensors installs a resolver, through which
+an expert's ``weight_ref`` finds its parameters as long as the expert has some.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Registry:
         return record
 
     def integrate(self, expert_id: str, step: int, slot: int | None = None) -> None:
-        """Give a pending expert its slot (the last unless told); it starts cooling."""
+        """Give a pending expert its slot (default: the last); it starts cooling."""
         self._require(expert_id, ExpertState.pending_spawn)
         self.transition(expert_id, ExpertState.cooling, step, "integrated")
         self._insert(expert_id, slot)
@@ -146,7 +146,7 @@ class Registry:
         return slot
 
     def restore(self, expert_id: str, step: int, reason: str, slot: int | None = None) -> None:
-        """Bring an archived expert back under its own id, into a slot (the last unless told)."""
+        """Bring an archived expert back under its own id, into a slot (default: the last)."""
         self._require(expert_id, ExpertState.archived)
         self.transition(expert_id, ExpertState.active, step, reason)
         record = self[expert_id]

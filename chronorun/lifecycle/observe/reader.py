@@ -1,4 +1,4 @@
-"""From a checkpoint's snapshot, window and weights to the signals that the policies read."""
+"""Turns an evaluation's snapshot, window and weights into the signals that policies read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LEAST_SPREAD = 0.1
 
 @dataclass(frozen=True)
 class LayerInput:
-    """What one layer brings to a checkpoint; ``window`` is None without a recorder."""
+    """What is known of one layer at an evaluation; ``window`` is None without a recorder."""
 
     step: int
     checkpoint: int
@@ -101,7 +101,7 @@ class SignalReader:
         ]
 
     def read(self, x: LayerInput) -> LayerSignals:
-        """Return the signals of one layer; its basins must be those of this checkpoint already."""
+        """Return the signals of one layer; its basins must be those of this evaluation already."""
         layer_id = x.snapshot.layer_id
         ids = self.registry.slots(layer_id)
         records = self.registry.live(layer_id)
@@ -271,7 +271,7 @@ class SignalReader:
         return matches
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the weights were at the last checkpoint."""
+        """Return what the weights were at the last evaluation."""
         return {str(i): watch.state_dict() for i, watch in enumerate(self.watches)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -283,7 +283,7 @@ class SignalReader:
 def weight_deviations(records: Sequence[ExpertRecord]) -> list[float | None]:
     """Return how far each expert's newest weight change lies from its median, in MAD.
 
-    None before ``DEVIATION_ENTRIES`` checkpoints in which it had tokens.
+    None before ``DEVIATION_ENTRIES`` evaluations in which it had tokens.
     """
     known = [[e.weight_delta for e in r.basin.entries if e.share > 0.0] for r in records]
     found: list[float | None] = [None] * len(records)

@@ -1,4 +1,4 @@
-"""What the lifecycle keeps of the training forwards themselves: the newest inputs, and gradients.
+"""What the lifecycle keeps of the training forwards: the newest inputs, and sums of gradients.
 
 References to tensors that exist anyway and sums on the device: no host sync.
 """
@@ -86,7 +86,7 @@ class InputTap:
         """Let every process hold what all have seen, in the order of the global batch.
 
         ``sequences`` is how many of them a process's newest forward had; rank r trains on rows
-        r::world of the batch. Call it at a checkpoint, before anything is read.
+        r::world of the batch. Call it at an evaluation, before anything is read.
         """
         if self.processes.world == 1:
             return

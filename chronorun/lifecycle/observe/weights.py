@@ -29,7 +29,7 @@ class WeightFigures:
 
 
 class WeightWatch:
-    """Looks at one layer's weights at each checkpoint, and remembers them until the next."""
+    """Looks at one layer's weights at each evaluation, and remembers them until the next."""
 
     def __init__(self, layer: PopulationLayer) -> None:
         self.layer = layer

@@ -1,6 +1,6 @@
-"""What the state of a run in a checkpoint must look like before anything is built from it.
+"""Checks of the state in a checkpoint, made before anything is built from it.
 
-Hashes tell of damage, not of intent: whoever writes a checkpoint writes its hashes, too.
+Hashes show damage, not intent: the author of a hostile checkpoint writes its hashes, too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Best(msgspec.Struct):
 
 
 class RunState(msgspec.Struct):
-    """The parts of ``state.json`` that are plain; those within ``heartbeat`` check themselves."""
+    """The plain parts of ``state.json``; heartbeat and scenario are checked as they load."""
 
     step: Count
     population: dict[str, Positive]
@@ -61,7 +61,7 @@ def check_state(
 ) -> None:
     """Check a run's state against types, tensors and step. Raises StorageError naming the file.
 
-    State that comes without the routers of a model is no run's: it is left to whoever wrote it.
+    State without the routers of a model is not that of a run, and is not checked.
     """
     rows = sorted(
         len(value) if value.ndim else 0

@@ -32,7 +32,7 @@ class BadEdit(Scenario):
 
     In evaluation only, like an expert that does not generalise: from noise in training the router
     flees within some 20 steps, and what gets no token does no harm. It ends after ``duration``
-    steps if nobody takes the child back.
+    steps if the child is not taken back.
     """
 
     def __init__(self, setting: Setting) -> None:

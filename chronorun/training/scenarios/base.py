@@ -59,7 +59,7 @@ class Scenario:
         return self.config.start_step + self.config.duration
 
     def is_stressed(self, step: int) -> bool:
-        """Say whether the stress is in force at a step."""
+        """Return whether the stress is in force at a step."""
         return False
 
     def apply(self) -> None:
@@ -110,7 +110,7 @@ class Scenario:
     def after_checkpoint(
         self, step: int, snapshot: SystemSnapshot, decisions: Sequence[ControlDecision]
     ) -> list[dict[str, Any]]:
-        """Look at an evaluation checkpoint; returns records for the log."""
+        """Look at an evaluation; returns records for the log."""
         return []
 
     def finish(self, run_dir: Path) -> None:
@@ -140,7 +140,7 @@ def first_id(layer: MoELayer, number: int) -> str:
 
 
 class ExpertSlots:
-    """Tells in which slot an expert is at this very forward: edits move slots, ids stay."""
+    """Finds the slot of an expert at this very forward: edits move slots, ids stay."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting

@@ -22,7 +22,7 @@ from chronorun.lifecycle.decide.actions import Candidate, Status, Verdict
 from chronorun.lifecycle.experts.states import ExpertState
 from chronorun.lifecycle.record.decisions import make_decision
 from chronorun.lifecycle.record.ledger import BIRTHS
-from chronorun.training.replica import build_parallel
+from chronorun.training.data_parallel import build_parallel
 from performance.rows import Row, summary_row, without_goals
 from performance.runs import BenchmarkRun
 from performance.timing import cpu_seconds

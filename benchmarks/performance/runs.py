@@ -17,6 +17,7 @@ from chronorun.core.state import pack
 from chronorun.data import load_corpus
 from chronorun.model import GPT
 from chronorun.training.checkpoints.folder import optimizer_tensors, save_checkpoint
+from chronorun.training.context import RunContext
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.logs import RunLogs
 from chronorun.training.optimizer import build_optimizer
@@ -54,9 +55,9 @@ class BenchmarkRun:
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self.probe = Timed(Probe(config, self.model, self.corpus.split("probe"), on))
         self.logs, self.folder = RunLogs(folder), folder
-        self.heartbeat = Heartbeat(
-            config, self.model, self.logs, on, vocabulary, self.optimizer, self.probe
-        )
+        silent: Any = None
+        context = RunContext(config, folder, on, self.corpus, self.logs, silent)
+        self.heartbeat = Heartbeat(context, self.model, self.optimizer, self.probe)
         self.evaluation: Timed | None = None
         if self.heartbeat.lifecycle is not None:
             self.evaluation = Timed(self.heartbeat.lifecycle.evaluate)
@@ -69,12 +70,9 @@ class BenchmarkRun:
     def take(self) -> None:
         """Take one training step."""
         self.heartbeat.begin_step(self.step)
-        recorder = self.heartbeat.recorder
-        watch = recorder.begin_step if recorder else (lambda tokens: None)
-        self.result = self.stepper.take(self.step, watch)
+        self.result = self.stepper.take(self.step, self.heartbeat.before_forward)
         self.step += 1
-        if recorder:
-            recorder.end_step(self.step, self.result.loss)
+        self.heartbeat.end_step(self.step, self.result.loss)
 
     def beat(self) -> None:
         """Close the window: an evaluation checkpoint without its validation loss."""

@@ -7,10 +7,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, Self
 
 import msgspec
 
@@ -35,6 +35,21 @@ def encode_json(value: Any, **options: Any) -> bytes:
         return msgspec.json.encode(
             printable(msgspec.to_builtins(value, str_keys=True, enc_hook=hook)), **options
         )
+
+
+class Record:
+    """Base of the dataclasses that are one line of a log: the fields are its keys."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the line's record."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read a record back, also one of v2 or another version; unknown fields are ignored."""
+        return cls(**{k: v for k, v in record.items() if k in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)

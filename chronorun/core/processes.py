@@ -1,6 +1,6 @@
-"""The processes of one run: who this one is, and what they tell each other.
+"""The processes of one run: the rank of this one, and how they exchange tensors.
 
-Every process trains on its rows of the global batch and comes to each decision by itself, from
+Every process trains on its rows of the global batch and makes each decision by itself, from
 figures that are the same everywhere: counts and gradients are summed over all processes, the rest
 is computed from the same weights and tokens. ``agree`` compares digests before anything is kept, so
 that processes which part ways end instead of training two models. The first one writes.
@@ -26,11 +26,11 @@ from chronorun.core.launch import Place
 from chronorun.errors import ProcessLostError, RanksDisagreeError
 
 TIMEOUT = timedelta(seconds=20)
-"""Of a sum or comparison: a process that hangs is given up after this."""
+"""Longest wait in a sum or comparison; a process that hangs longer is lost."""
 MEETING = timedelta(minutes=2)
-"""Within which all must have started."""
+"""Longest wait for all processes to start."""
 PATIENCE = timedelta(minutes=30)
-"""Of what the first process does while the others wait: a checkpoint, a corpus, a report."""
+"""Longest wait for work of the first process alone: a checkpoint, a corpus, a report."""
 _DIGITS = 15
 """Hexadecimal digits of a digest: as many as fit into an int64."""
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -58,7 +58,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes logs and checkpoints."""
+        """Return whether this process writes logs and checkpoints."""
         return self.place.is_first
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Processes:
         """Return the largest of the processes' numbers."""
         if self.world == 1:
             return number
-        # On the CPU, whatever the model is on: no step waits for a GPU.
+        # On the CPU even where the model is on a GPU: no step waits for it.
         found = torch.tensor(number)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
@@ -96,7 +96,7 @@ class Processes:
         return found
 
     def from_first(self, text: str) -> str:
-        """Return what the first process has to say."""
+        """Return the first process's text."""
         if self.world == 1:
             return text
         data = torch.tensor(list(os.fsencode(text)), dtype=torch.uint8)
@@ -124,7 +124,7 @@ class Processes:
                 self.wait()
 
     def agree(self, what: str, digest: Callable[[], str]) -> None:
-        """Compare a digest (hexadecimal); it is not asked for where nobody else is there.
+        """Compare a digest (hexadecimal); a process that is alone computes none.
 
         Raises RanksDisagreeError, in every process, with the digests of all.
         """
@@ -143,8 +143,8 @@ class Processes:
     def ending_together(self, *agreed: type[Exception]) -> Iterator[None]:
         """Leave at the same time where all come to an end: by itself, or by an ``agreed`` error.
 
-        Who leaves first has the others killed by ``torchrun``, whatever they were writing. Raises
-        ProcessLostError when another process was lost.
+        When one process leaves first, ``torchrun`` kills the others in the middle of their writes.
+        Raises ProcessLostError when another process was lost.
         """
         try:
             yield
@@ -213,7 +213,7 @@ def connect(place: Place) -> Processes:
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return a digest of names, shapes and bits; the bits are summed by row on their device.
 
-    Mappings that differ in nothing but their order have the same.
+    Mappings that differ only in order have the same digest.
     """
     sha, sums = hashlib.sha256(), []
     for name, tensor in sorted(tensors.items()):
@@ -228,5 +228,5 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def digest_plain(data: Any) -> str:
-    """Return a digest of plain data; the order within its sets and mappings tells nothing."""
+    """Return a digest of plain data; the order within its sets and mappings does not matter."""
     return hashlib.sha256(encode_json(data, order="deterministic")).hexdigest()

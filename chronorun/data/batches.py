@@ -132,7 +132,7 @@ def _draw(
             f"add text or lower model.context_length"
         )
     edges = np.cumsum(wanted / wanted.sum())
-    # Two draws for each row, whatever the weights: a shift of domains changes nothing else.
+    # Two draws for each row, for any weights: a shift of domains changes nothing else.
     uniform = rng.random((batch_size, 2))
     chosen = np.minimum(np.searchsorted(edges, uniform[:, 0], side="right"), len(names) - 1)
     first = np.array([split.spans[name][0] for name in names])

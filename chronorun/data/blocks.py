@@ -1,4 +1,4 @@
-"""Text without documents of its own, in blocks that are split into train, val and probe."""
+"""Text that is not made of documents, in blocks that are split into train, val and probe."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def streamed_block_bytes(least_bytes: int, config: DataConfig) -> int:
 def cut_blocks(text: str, n_bytes: int | None = None) -> list[str]:
     """Cut a text at line ends into blocks of about ``n_bytes`` of UTF-8, none twice as long.
 
-    Without ``n_bytes`` the blocks suit the text as a domain of its own and the default fractions.
+    Without ``n_bytes`` the blocks suit the text as one domain and the default fractions.
     """
     size_of_text = len(text.encode("utf-8", "surrogatepass"))
     if n_bytes is None:

@@ -161,7 +161,7 @@ def load_corpus(
         "source": module.fingerprint(config),
     }
     if given_tokenizer is not None:
-        load_tokenizer(given_tokenizer)  # to be told now if it is missing or damaged
+        load_tokenizer(given_tokenizer)  # fail now if it is missing or damaged
         identity["given_tokenizer"] = sha256_file(given_tokenizer / TOKENIZER_FILE)
     key = hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()[:24]
     folder = cache_root(config) / f"{config.source.value}-{key}"
@@ -235,7 +235,7 @@ def _workplace(folder: Path) -> Iterator[Path]:
     try:
         lock = exclusive(work, "cache")
         lock.__enter__()
-    except UserError:  # another process is at it: do the same beside it
+    except UserError:  # another process makes it: make it here as well
         lock = None
         work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     if not (work / PROGRESS_FILE).is_file():

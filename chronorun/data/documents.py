@@ -115,7 +115,7 @@ def split_documents(
             cut.append(document)
             continue
         for number, block in enumerate(cut_blocks(document.text, size[document.domain])):
-            # The place tells repeated documents apart: they may be all that there is.
+            # The place distinguishes repeated documents: they may be all that there is.
             name = f"{document.name}#{index}.{number}"
             cut.append(Document(name, document.domain, block))
     return cut, assign_splits(cut, config)

@@ -1,4 +1,4 @@
-"""Making a cache entry: documents in, token files with their description out.
+"""Makes a cache entry: documents in, token files with their description out.
 
 A corpus of up to 64 MiB is held in memory, sampled to ``max_bytes`` and split exactly. A larger one
 is streamed: the hash of a document's name says where it goes, tokens are appended to files, and
@@ -314,7 +314,7 @@ def _append(
 def _join_parts(
     work: Path, done: _Streamed, dtype: np.dtype[Any]
 ) -> dict[str, dict[str, tuple[int, int]]]:
-    """Write the domains of each split one after the other, in files beside their parts."""
+    """Write the domains of each split one after the other, in files next to their parts."""
     spans: dict[str, dict[str, tuple[int, int]]] = {}
     for split in SPLITS:
         spans[split], offset = {}, 0

@@ -1,4 +1,4 @@
-"""Which files a configuration means: names and globs resolved, each file once."""
+"""The files that a configuration names: names and globs resolved, each file once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TextFile:
 
     @property
     def shown(self) -> str:
-        """The path as a person can read it, whatever bytes are in the name."""
+        """Return the path in printable form, even where its name is not UTF-8."""
         return printable(str(self.path))
 
     def content_id(self) -> str:
@@ -65,7 +65,7 @@ def find_files(config: DataConfig) -> tuple[list[TextFile], int]:
 
     A name is taken literally where such a file exists, else as a glob by the rules of Python
     (``**`` is any number of folders). A file that several names or links reach counts once.
-    Raises UserError for a name that stands for no file, and where nothing is left to read.
+    Raises UserError for a name that matches no file, and where nothing is left to read.
     """
     found: dict[tuple[int, int], tuple[Path, os.stat_result]] = {}
     empty: dict[Path, None] = {}
@@ -165,9 +165,9 @@ def _kind(mode: int) -> str:
 
 
 def _domains(paths: Sequence[Path], by: DomainBy) -> list[str]:
-    """Return the domain of each file; names are shortened to what tells them apart.
+    """Return the domain of each file; names are shortened as far as they stay different.
 
-    They do not tell where the files lie, nor by which link: a text that moves stays the same.
+    They do not depend on where the files lie or on a link to them: a moved text stays the same.
     """
     if by is DomainBy.none:
         return ["text"] * len(paths)

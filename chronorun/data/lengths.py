@@ -1,4 +1,4 @@
-"""Whether each split is long enough to draw a window from, and advice that helps where not."""
+"""Checks that each split is long enough to draw a window from, with advice where it is not."""
 
 from __future__ import annotations
 

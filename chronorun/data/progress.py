@@ -1,4 +1,4 @@
-"""How far a large corpus has come, on a person's terminal."""
+"""Progress of preparing a large corpus, shown on a terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TerminalProgress:
             self.say(f"{done_bytes:,} of at most {expected_bytes:,} bytes are tokenised")
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

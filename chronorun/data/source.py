@@ -17,7 +17,7 @@ class Reading:
 
     documents: Iterable[Document]
     divisible: bool = False
-    """Whether a long document may be cut into blocks that land in different splits."""
+    """Return whether a long document may be cut into blocks that land in different splits."""
     known_bytes: int | None = None
     """Size of all text there is, where less of it is read than that; None when it is not known."""
     stopped_early: bool = False

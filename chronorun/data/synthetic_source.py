@@ -1,6 +1,6 @@
-"""A corpus with planted domains: each has an alphabet and a second-order Markov chain of its own.
+"""A corpus with planted domains: each has its own alphabet and second-order Markov chain.
 
-Made for tests and quick looks: it is written in a moment, domains are told apart by a single byte,
+For tests and quick looks: it is written in a moment, a single byte distinguishes domains,
 and the next byte depends on two, so that a model can beat a bigram.
 """
 

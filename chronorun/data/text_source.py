@@ -75,7 +75,7 @@ def _whole(file: TextFile, config: DataConfig) -> Document:
 def _sampled(files: Sequence[TextFile], config: DataConfig, n_bytes: int) -> Iterator[Document]:
     """Yield stretches of 64 KiB until each domain has its even share of ``n_bytes``.
 
-    Those with the lowest hash of their name are taken, so that a sample stands for the whole; only
+    Those with the lowest hash of their name are taken, so that a sample represents the whole; only
     these are read.
     """
     sizes: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The controller: one update per evaluation checkpoint, for every layer."""
+"""The controller: one update per evaluation, for every layer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from chronorun.config.governance import ControlConfig
 from chronorun.core.jsonl import JsonlWriter
+from chronorun.core.state import from_plain, to_plain
 from chronorun.errors import UserError
 from chronorun.governance.decisions import ControlDecision
 from chronorun.governance.policy import (
@@ -56,8 +57,8 @@ class Controller:
     """Keeps a ControlState per layer and turns snapshots into lens scales and decisions.
 
     Decisions go to ``writer`` if one is given, else, once ``initialize`` named the run, to
-    ``output_dir/run_id/control_decisions.jsonl``. ``after_update`` holds what else is to be called
-    with the snapshot and the decisions.
+    ``output_dir/run_id/control_decisions.jsonl``. The functions in ``after_update`` are called with
+    the snapshot and the decisions.
     """
 
     def __init__(
@@ -199,17 +200,12 @@ class Controller:
 
     def state_dict(self) -> dict[str, Any]:
         """Return states and priors as plain JSON data; a resume from it is exact."""
-        return {
-            "states": {str(i): state.state_dict() for i, state in self._states.items()},
-            "priors": {str(i): dict(vars(prior)) for i, prior in self.priors.items()},
-        }
+        return to_plain({"states": self._states, "priors": self.priors})
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        self._states = {
-            int(i): ControlState.from_state_dict(saved) for i, saved in plain["states"].items()
-        }
-        self.priors = {int(i): LayerPriors(**saved) for i, saved in plain["priors"].items()}
+        self._states = from_plain(dict[int, ControlState], plain["states"])
+        self.priors = from_plain(dict[int, LayerPriors], plain["priors"])
 
 
 def _lens_of(lenses: Mapping[int, Lens] | Sequence[Lens] | None, layer_id: int) -> Lens | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chronorun.core.jsonl import Record
+
 
 @dataclass
-class ControlDecision:
-    """What the controller saw, computed and did in one layer at one checkpoint."""
+class ControlDecision(Record):
+    """What the controller saw, computed and did in one layer at one evaluation."""
 
     run_id: str
     step: int
@@ -19,12 +20,3 @@ class ControlDecision:
     actuator: dict[str, Any]
     emergency: dict[str, Any]
     notes: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> ControlDecision:
-        """Read a record back, v2's or ours; unknown fields are ignored."""
-        return cls(**{k: v for k, v in record.items() if k in cls.__dataclass_fields__})

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chronorun.core.state import from_plain
+
 Rows = Callable[[], Tensor]
 
 
@@ -142,7 +144,7 @@ class ChronoLens(nn.Module):
         return x if direction is None else x + self.s * direction.to(x.dtype)
 
     def state(self) -> dict[str, Any]:
-        """Return all that a resume needs, the low-rank parameters included."""
+        """Return all that a resume needs; a module's ``state_dict`` knows its parameters alone."""
         return {
             "s": self.s,
             "mode": self.mode.value,
@@ -153,10 +155,12 @@ class ChronoLens(nn.Module):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state`` returned."""
-        self.s, self.mode = float(state["s"]), SteeringMode(state["mode"])
+        self.s = from_plain(float, state["s"])
+        self.mode = SteeringMode(state["mode"])
+        shares = from_plain(Tensor | None, state["shares"])
         self._shares = None
-        if state["shares"] is not None:
-            self.update_steering(state["shares"])
+        if shares is not None:
+            self.update_steering(shares)
         with torch.no_grad():
             self.U.copy_(state["U"])
             self.V.copy_(state["V"])

@@ -5,9 +5,8 @@ Formulas and numbers are ChronoMoEv2 0.2.0's. No torch here: replay reads decisi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from chronorun.config.governance import ControlConfig as ControlConfig
 
@@ -56,20 +55,6 @@ class ControlState:
     last_update_step: int = 0
     dominant: list[int] | None = None
     quota: dict[int, float] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain JSON data; floats read back exactly."""
-        plain = dict(vars(self)) | {"mode_scores": dict(self.mode_scores)}
-        plain["quota"] = self.quota and {str(key): value for key, value in self.quota.items()}
-        return plain
-
-    @classmethod
-    def from_state_dict(cls, plain: Mapping[str, Any]) -> ControlState:
-        """Rebuild a state from ``state_dict``."""
-        values = dict(plain)
-        if values.get("quota"):
-            values["quota"] = {int(key): value for key, value in values["quota"].items()}
-        return cls(**values)
 
 
 def _clip(value: float, low: float, high: float) -> float:

@@ -1,4 +1,4 @@
-"""What a layer has taught, carried to the next run."""
+"""Priors: what a run learned about its layers, saved for the next run."""
 
 from __future__ import annotations
 

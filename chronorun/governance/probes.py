@@ -1,4 +1,4 @@
-"""Forced pathology, to measure how a layer recovers from it: one point a step, by v2's names.
+"""Probes: force a pathology and measure how a layer recovers, under v2's names.
 
 A probe forces nothing itself. It says what routing should be at a step, takes what was seen there,
 and sums up. ``scenario=collapse`` of the trainer is built of the same parts.
@@ -235,7 +235,7 @@ class PathologyProbe:
         return self.current_trajectory.config.phase_at(step - self.probe_start_step)
 
     def should_override_routing(self, step: int) -> bool:
-        """Say whether routing is to be forced at this step."""
+        """Return whether routing is to be forced at this step."""
         return self.get_phase(step) == "injection"
 
     def get_routing_override(self, step: int, n_experts: int) -> list[float] | None:
@@ -304,7 +304,7 @@ class PathologyProbe:
 
 
 def _plain_number(value: Any) -> Any:
-    """Return the number of a NumPy or torch scalar that somebody put into a trajectory."""
+    """Return the number of a NumPy or torch scalar in a trajectory."""
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{type(value).__name__} is no number")

@@ -13,6 +13,7 @@ from torch import nn
 from chronorun.config.governance import ControlConfig
 from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.core.processes import ALONE, Processes, digest_plain
+from chronorun.core.state import from_plain, to_plain
 from chronorun.errors import UserError
 from chronorun.lifecycle.decide.actions import Verdict
 from chronorun.lifecycle.decide.cycle import Outcome, advance
@@ -289,7 +290,7 @@ class LifecycleCoordinator:
         """Return everything a bit-equal resume needs, as nested plain data with tensors."""
         return {
             "registry": self.registry.state_dict(),
-            "policy": self.policy.state_dict(),
+            "policy": to_plain(self.policy),
             "population": self.population.state_dict(),
             "weights": self.reader.state_dict(),
             "tap": self.tap.state_dict(),
@@ -304,17 +305,17 @@ class LifecycleCoordinator:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore it; the model must have been built with the population of the state."""
         self.registry.load_state_dict(state["registry"])
-        self.policy = PolicyState.from_state_dict(state["policy"])
+        self.policy = from_plain(PolicyState, state["policy"])
         self.tap.n_experts = [layer.num_experts for layer in self.layers]
         self.tap.load_state_dict(state["tap"])
         self.population.load_state_dict(state["population"])
         self.reader.load_state_dict(state["weights"])
-        self.counts = Counter(state["counts"])
-        self.cycles = state["cycles"]
-        self.decisions = [LifecycleDecision.from_dict(saved) for saved in state["decisions"]]
-        self.ledger.last_step = state["last_step"]
-        self.ledger.window_steps = state["checkpoint_steps"]
-        self._steps_taken = state["steps_taken"]
+        self.counts = Counter(from_plain(dict[str, int], state["counts"]))
+        self.cycles = from_plain(int, state["cycles"])
+        self.decisions = from_plain(list[LifecycleDecision], state["decisions"])
+        self.ledger.last_step = from_plain(int, state["last_step"])
+        self.ledger.window_steps = from_plain(int, state["checkpoint_steps"])
+        self._steps_taken = from_plain(int, state["steps_taken"])
 
 
 def _check_layers(layers: Sequence[Any]) -> None:

@@ -52,19 +52,26 @@ class MoELayer(nn.Module):
         self.eval_capacity_factor = router.eval_capacity_factor
         self.router = Router(model.d_model, experts, router)
         self.experts = ExpertBank(experts, model.d_model, model.ff_width)
-        self.observer: Observer | None = None
-        self.gate_observer: Observer | None = None
-        self.spy: Spy | None = None
         self.twins: Twins | None = None
+        # What others may assign, in the order in which a forward calls it.
+        # Shifts the router's input.
         self.lens: Callable[[Tensor], Tensor] | None = None
-        # Of a batch that is trained on in parts, by several processes or one after the other:
-        # returns the counts of the whole batch for those of a part.
-        self.sum_counts: Callable[[Tensor], Tensor] | None = None
-        self.balance_observer: BalanceObserver | None = None
-        # Of a pass that only counts, ahead of a step: it is the only one to learn of the pass.
-        self.counter: Callable[[int, Tensor], None] | None = None
+        # Replaces the logits: a scenario that forces routing.
         self.routing_override: Callable[[Tensor], Tensor] | None = None
+        # Replaces the experts' outputs: a scenario that corrupts an expert.
         self.output_hook: Callable[[Tensor, Tensor], Tensor] | None = None
+        # Counts assignments in a pass ahead of a step; no other hook below is called then.
+        self.counter: Callable[[int, Tensor], None] | None = None
+        # Gets the routing with its gates still in the graph, in training.
+        self.gate_observer: Observer | None = None
+        # Gets routing and output of every forward, in evaluation too.
+        self.spy: Spy | None = None
+        # Returns the whole batch's counts for those of a part: a micro-batch or a process's rows.
+        self.sum_counts: Callable[[Tensor], Tensor] | None = None
+        # Gets what the balancing loss is made of, in training.
+        self.balance_observer: BalanceObserver | None = None
+        # Gets the routing after drops, detached, in training.
+        self.observer: Observer | None = None
 
     @property
     def num_experts(self) -> int:

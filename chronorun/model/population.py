@@ -2,7 +2,7 @@
 
 An edit rebuilds every per-expert tensor of one layer (``slot_tensors``) in one go. Parameters come
 back as new ``nn.Parameter`` objects without a gradient: an optimizer that held the old ones must be
-handed the new ones by whoever called the edit.
+handed the new ones by the caller of the edit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Top-k router with a live population of experts.
 
-Two buffers beside the weight rows are moved by structural edits and checkpointed with them:
+Two buffers are moved together with the weight rows by structural edits and checkpointed with them:
 ``logit_offset`` is added to the logits before softmax and top-k (ramps of newborn experts,
 stress), ``selection_bias`` moves the selection only (loss-free balancing, Wang et al. 2024,
 arXiv:2408.15664; their scores are sigmoids, ours the entries of the full softmax).
@@ -16,7 +16,7 @@ from chronorun.config.model import GateOrder, RouterConfig
 
 _ROW_MULTIPLE = 16
 """GEMM kernels round differently for different row counts; zero rows keep the count steady, so that
-removing an expert nobody selects leaves every other logit bit-equal."""
+removing an expert that no token selects leaves every other logit bit-equal."""
 
 
 class Router(nn.Module):
@@ -72,7 +72,7 @@ class Router(nn.Module):
     def update_selection_bias(self, num_groups: int | None = None) -> None:
         """Step the bias of each expert towards its even share of the load since the last call.
 
-        The share is even among ``num_groups``, all experts unless told.
+        The share is even among ``num_groups`` (default: all experts).
         """
         if not self.config.loss_free:
             return

@@ -2,7 +2,7 @@
 
 A pair takes part in the routing as one group, through the parent's row and offset. Which member
 gets a token is decided apart from the logits, by the side of a plane through the parent's inputs
-on which the token lies: a split therefore takes no tokens from anyone.
+on which the token lies: a split therefore takes no tokens from other experts.
 """
 
 from __future__ import annotations

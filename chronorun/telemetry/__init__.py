@@ -1,9 +1,8 @@
 """Routing telemetry: events, metrics, snapshots, alerts, and the recorder on the device.
 
-Names, fields and thresholds are those of ChronoMoEv2 0.2.0; its log files can be read here and ours
-there. Nothing but the recorder and its buffers imports torch. v2's ``ExpertState`` is not among
-them: the registry of ``chronorun.lifecycle`` has taken its place, and there the name is that of the
-stages of an expert's life.
+Names, fields and thresholds are those of ChronoMoEv2 0.2.0, and each side reads the other's logs
+(see the README of this room). Only the recorder and its buffers import torch. v2's ``ExpertState``
+is not here: ``chronorun.lifecycle`` gives the name to the states of an expert's life.
 """
 
 import lazy_loader

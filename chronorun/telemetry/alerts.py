@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from chronorun.core.state import from_plain, to_plain
 from chronorun.telemetry.layer import LayerSnapshot
 
 PRE_COLLAPSE_SNAPSHOTS = 3
@@ -15,18 +16,18 @@ TOP2_COLLAPSE = 0.85
 
 
 def says_nothing(layer: LayerSnapshot) -> bool:
-    """Say whether nothing was dispatched: such a window tells neither collapse nor health."""
+    """Return whether nothing was dispatched: such a window shows neither collapse nor health."""
     return not any(layer.utilization_shares)
 
 
 def looks_pre_collapse(layer: LayerSnapshot) -> bool:
-    """Say whether few experts carry the load: ``n_effective < 0.6 n`` or ``top2_share > 0.75``."""
+    """Return whether few experts carry the load: n_effective < 0.6 n or top2_share > 0.75."""
     n = len(layer.utilization_shares)
     return layer.n_effective < NEFF_RATIO * n or layer.top2_share > TOP2_WARNING
 
 
 def looks_collapsed(layer: LayerSnapshot) -> bool:
-    """Say whether an expert is dead while two take more than 0.85 of the load."""
+    """Return whether an expert is dead while two take more than 0.85 of the load."""
     return layer.dead_expert_count >= 1 and layer.top2_share > TOP2_COLLAPSE
 
 
@@ -66,15 +67,15 @@ class AlertHistory:
                 alerts.append(f"COLLAPSE_CONFIRMED: {_figures(layer)}, for {collapsed} snapshots")
         return alerts
 
-    def state_dict(self) -> dict[str, dict[str, int]]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the counters as plain data, layers as strings."""
-        return {str(layer): dict(counts) for layer, counts in self._counters.items()}
+        return to_plain(self._counters)
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the counters."""
+        restored = from_plain(dict[int, dict[str, int]], state)
         self._counters.clear()
-        for layer, counts in state.items():
-            self._counters[int(layer)] = {name: int(count) for name, count in counts.items()}
+        self._counters.update(restored)
 
 
 def _count_on(counts: dict[str, int], name: str, holds: bool) -> int:

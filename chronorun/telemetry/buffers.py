@@ -1,4 +1,4 @@
-"""What the recorder holds of one layer while a window fills: on the device, and shapes on the host.
+"""One layer's sums while a window fills: counts on the device, shapes on the host.
 
 Rows and histograms are added to in place and nothing here waits for the device. How many
 assignments a step asked for is read off the shape of its choices: a schedule may change a layer's
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chronorun.core.processes import ALONE, Processes
+from chronorun.core.state import from_plain
 from chronorun.errors import StorageError
 from chronorun.model.shapes import Routing
 from chronorun.telemetry.windows import LayerWindow
@@ -144,7 +145,8 @@ class LayerBuffers:
             restore(tensor, state[name], name)
             if not self.processes.is_first:
                 tensor.zero_()
-        self.assignments, self.capped = list(state["assignments"]), list(state["capped"])
+        self.assignments = from_plain(list[int], state["assignments"])
+        self.capped = from_plain(list[bool], state["capped"])
 
     def _tensors(self) -> dict[str, Tensor]:
         return {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chronorun.core.jsonl import Record
+
 
 @dataclass
-class RoutingEvent:
+class RoutingEvent(Record):
     """Assignments of one step in one layer. ``timestamp`` is the only wall-clock field."""
 
     timestamp: float
@@ -59,10 +60,4 @@ class RoutingEvent:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record of ``routing_events.jsonl``, ``token_count`` included."""
-        return dict(vars(self)) | {"token_count": self.token_count}
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> RoutingEvent:
-        """Read a record back; derived and unknown fields are ignored."""
-        known = cls.__dataclass_fields__
-        return cls(**{key: value for key, value in record.items() if key in known})
+        return super().to_dict() | {"token_count": self.token_count}

@@ -1,13 +1,13 @@
-"""The state of one MoE layer at an evaluation checkpoint."""
+"""The state of one MoE layer at an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from chronorun.core.jsonl import Record
 from chronorun.telemetry.metrics import (
     Shares,
     compute_entropy,
@@ -20,7 +20,7 @@ from chronorun.telemetry.metrics import (
 
 
 @dataclass
-class LayerSnapshot:
+class LayerSnapshot(Record):
     """Routing of one layer over a window: v2's fields, then ours with defaults."""
 
     layer_id: int
@@ -58,12 +58,3 @@ class LayerSnapshot:
             gini=compute_gini_coefficient(shares),
             **extra,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the layer's part of a record of ``snapshots.jsonl``."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> LayerSnapshot:
-        """Read a record back, v2's or ours; unknown fields are ignored."""
-        return cls(**{k: v for k, v in record.items() if k in cls.__dataclass_fields__})

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chronorun.config.observing import TelemetryConfig
 from chronorun.core.processes import ALONE, Processes
+from chronorun.core.state import from_plain
 from chronorun.model.shapes import Routing
 from chronorun.telemetry.buffers import LayerBuffers, restore
 from chronorun.telemetry.windows import LayerWindow, WindowStats
@@ -27,9 +28,8 @@ class RoutingRecorder:
 
     Call ``begin_step`` with the tokens of each forward pass, let the layers call ``observe``, close
     the step with ``end_step`` (several forwards before it add into one row), and ``flush`` at the
-    evaluation checkpoint. ``top_k`` is what a layer is said to have where it was not observed.
-    Of several ``processes`` each observes its part of a step; a window is of all, and the same in
-    all.
+    evaluation. ``top_k`` is reported for a layer that was not observed. Of several ``processes``
+    each observes its part of a step; a window sums up all of them, and is the same in each.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class RoutingRecorder:
         # One sum over the processes and one copy of all integers, and one of all floats.
         ints = self.processes.sum(torch.cat(parts)).cpu().numpy()
         # Losses are of all processes already. Sums of float32 in float64 round so seldom that
-        # their order tells nothing.
+        # their order makes no difference.
         sums = self.processes.sum(torch.cat([x.sums for x in self._layers]))
         floats = torch.cat([self._losses, sums]).cpu().numpy()
         losses = [float(x) for x in floats[: len(steps)]]
@@ -155,7 +155,8 @@ class RoutingRecorder:
         ValueError when it has tokens of more or fewer steps than it has.
         """
         self.set_population([saved["counts"].shape[1] for saved in state["layers"]])
-        self._steps, self._tokens = list(state["steps"]), list(state["tokens"])
+        self._steps = from_plain(list[int], state["steps"])
+        self._tokens = from_plain(list[int], state["tokens"])
         if len(self._steps) != len(self._tokens):
             raise ValueError(
                 f"telemetry window has {len(self._steps)} steps and tokens of {len(self._tokens)}, "

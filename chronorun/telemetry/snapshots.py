@@ -1,12 +1,13 @@
-"""The state of all MoE layers at an evaluation checkpoint."""
+"""The state of all MoE layers at an evaluation."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
+from chronorun.core.jsonl import Record
 from chronorun.telemetry.alerts import AlertHistory
 from chronorun.telemetry.events import RoutingEvent
 from chronorun.telemetry.layer import LayerSnapshot as LayerSnapshot
@@ -15,8 +16,8 @@ from chronorun.telemetry.windows import WindowStats
 
 
 @dataclass
-class SystemSnapshot:
-    """All layers at one evaluation checkpoint, with losses and persistent alerts."""
+class SystemSnapshot(Record):
+    """All layers at one evaluation, with losses and persistent alerts."""
 
     step: int
     timestamp: float
@@ -80,14 +81,13 @@ class SystemSnapshot:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record of ``snapshots.jsonl``."""
-        return dict(vars(self)) | {"layers": [layer.to_dict() for layer in self.layers]}
+        return super().to_dict() | {"layers": [layer.to_dict() for layer in self.layers]}
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> SystemSnapshot:
-        """Read a record back, v2's or ours; unknown fields are ignored."""
-        known = {k: v for k, v in record.items() if k in cls.__dataclass_fields__}
-        known["layers"] = [LayerSnapshot.from_dict(layer) for layer in record["layers"]]
-        return cls(**known)
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read a record back, also one of v2; unknown fields are ignored."""
+        layers = [LayerSnapshot.from_dict(layer) for layer in record["layers"]]
+        return super().from_dict(dict(record) | {"layers": layers})
 
 
 def _count_alerts(

@@ -1,4 +1,4 @@
-"""The telemetry files of a run folder, for people who record a training loop of their own."""
+"""Writes and reads a run folder's telemetry files, for a training loop of your own."""
 
 from __future__ import annotations
 

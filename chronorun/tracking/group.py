@@ -1,4 +1,4 @@
-"""All trackers of a run behind one, and which ones a configuration asks for."""
+"""All trackers of a run as one, and the choice of those that a configuration asks for."""
 
 from __future__ import annotations
 

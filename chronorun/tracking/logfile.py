@@ -1,4 +1,4 @@
-"""``train.log``: what a person would have read on the screen, with the time of day."""
+"""``train.log``: the lines of the screen, each with its time."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class PlainProgress:
         self._step = 0
 
     def _print(self, text: str) -> None:
-        # Text objects carry no markup; a pipe gets the whole line whatever its width.
+        # Text objects carry no markup; a pipe gets the whole line at any width.
         self.console.print(Text(one_line(text)), soft_wrap=not self.console.is_terminal)
 
     def start(self, info: RunInfo) -> None:

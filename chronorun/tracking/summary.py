@@ -1,4 +1,4 @@
-"""What a run ends with on the screen: a table, the folder, and what to try next."""
+"""The end of a run on the screen: a table, the folder, and commands to try next."""
 
 from __future__ import annotations
 

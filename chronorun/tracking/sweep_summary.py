@@ -1,4 +1,4 @@
-"""The W&B run that holds what a whole sweep adds up to, beside the runs of its jobs."""
+"""The W&B run that sums up a whole sweep, next to the runs of its jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def log_sweep(
 ) -> None:
     """Log tables (columns, rows) to a run of the sweep's group with the job type ``summary``.
 
-    As everywhere, W&B that fails is said once and stops nothing; ``disabled`` logs nothing.
+    As everywhere, a failure of W&B is reported once and stops nothing; ``disabled`` logs nothing.
     """
     if chosen_mode(config) == "disabled":
         return

@@ -1,4 +1,4 @@
-"""What the environment says to W&B, and a place for it where there is no home folder."""
+"""The environment variables of W&B, and a folder for it where there is no home folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights & Biases, offline unless asked; whatever it does, the run goes on."""
+"""Weights & Biases, offline by default; its failures never stop the run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def chosen_mode(config: WandbConfig) -> str:
 
 
 def wandb_run_id(run_id: str) -> str:
-    """Return the id of a run at W&B; a long one is cut and told apart by a hash of the whole."""
+    """Return the id of a run at W&B; a long one is cut and made unique by a hash of the whole."""
     if len(run_id) <= LONGEST_ID:
         return run_id
     digest = hashlib.sha256(run_id.encode()).hexdigest()[:8]
@@ -48,7 +48,7 @@ def reason(error: BaseException) -> str:
 
 
 class WandbTracker:
-    """One W&B run per run. The first failure is said once and ends the tracker, not the run.
+    """One W&B run per run. The first failure is reported once and ends the tracker, not the run.
 
     Nothing is imported before there is something to log: the import takes a second, and the first
     step does not wait for it. The W&B run starts on a thread of its own: what is logged meanwhile

@@ -1,4 +1,4 @@
-"""Whether a run to be continued still has the corpus and the tokenizer that it was started with."""
+"""Checks that a resumed run has the corpus and tokenizer that it was started with."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The evaluation checkpoint: window -> snapshot -> alerts -> controller -> lens -> logs.
+"""One evaluation of the routing: window -> snapshot -> alerts -> controller -> lens -> lifecycle.
 
-Everything observed between two checkpoints stays on the device; here it comes over in one copy.
+Everything observed between two evaluations stays on the device; here it comes over in one copy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chronorun.config.run import RunConfig
-from chronorun.core.processes import ALONE, Processes, digest_plain
+from chronorun.core.processes import digest_plain
 from chronorun.errors import UserError
 from chronorun.governance import ChronoLens, ControlDecision, Controller, save_priors
 from chronorun.lifecycle import Action, LifecycleCoordinator, LifecycleDecision
@@ -25,14 +25,14 @@ from chronorun.telemetry import (
     SystemSnapshot,
     WindowStats,
 )
+from chronorun.training.context import RunContext
 from chronorun.training.edit_plan import decider
-from chronorun.training.logs import RunLogs
 from chronorun.training.probe import Probe
 
 
 @dataclass(frozen=True)
 class Beat:
-    """What one evaluation checkpoint found: metrics by name, alerts, the records behind them."""
+    """What one evaluation found: metrics by name, alerts, the records behind them."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     alerts: list[str] = field(default_factory=list)
@@ -42,54 +42,50 @@ class Beat:
 
 
 class Heartbeat:
-    """Owns what watches and steers the routing of one run, and its state in checkpoints."""
+    """Watches and steers the routing of one run: recorder, controller, lenses, lifecycle."""
 
     def __init__(
         self,
-        config: RunConfig,
+        context: RunContext,
         model: GPT,
-        logs: RunLogs,
-        device: torch.device,
-        vocab_size: int,
         optimizer: torch.optim.Optimizer | None = None,
         probe: Probe | None = None,
-        processes: Processes = ALONE,
     ) -> None:
+        self.context = context
+        config = self.config = context.config
         if config.governance.enabled and not config.telemetry.enabled:
             raise UserError(
                 "configuration: telemetry.enabled=False, expected True while governance acts on "
                 "it; add governance=off or drop telemetry=off"
             )
-        self.config = config
+        self.logs = context.logs
         self.probe = probe
-        self.processes = processes
         self.layers = model.moe_layers()
-        self.logs = logs
         self.alert_history = AlertHistory()
-        self.recorder = self._recorder(device, vocab_size) if config.telemetry.enabled else None
+        self.recorder = self._recorder() if config.telemetry.enabled else None
         self.controller: Controller | None = None
         self.lenses: dict[int, ChronoLens] = {}
         if config.governance.enabled:
-            self._govern(device)
+            self._govern()
         self.lifecycle: LifecycleCoordinator | None = None
         if config.lifecycle.enabled:
             self._manage(model, optimizer)
 
-    def _recorder(self, device: torch.device, vocab_size: int) -> RoutingRecorder:
+    def _recorder(self) -> RoutingRecorder:
         recorder = RoutingRecorder(
             [layer.num_experts for layer in self.layers],
             self.config.model.top_k,
             self.config.training.eval_interval,
-            device,
+            self.context.device,
             self.config.telemetry,
-            vocab_size,
-            self.processes,
+            self.context.corpus.vocab_size,
+            self.context.processes,
         )
         for layer in self.layers:
             layer.observer = recorder.observe
         return recorder
 
-    def _govern(self, device: torch.device) -> None:
+    def _govern(self) -> None:
         governance = self.config.governance
         self.controller = Controller(
             len(self.layers),
@@ -99,7 +95,9 @@ class Heartbeat:
         )
         self.controller.initialize(self.config.run_id)
         for layer in self.layers:
-            self.lenses[layer.layer_id] = attach_lens(layer, governance.lens_rank, device)
+            self.lenses[layer.layer_id] = attach_lens(
+                layer, governance.lens_rank, self.context.device
+            )
         if governance.priors_from:
             self.controller.load_priors(governance.priors_from)
 
@@ -119,14 +117,14 @@ class Heartbeat:
             lenses=self.lenses,
             probe=self.probe,
             logs=self.logs.lifecycle,
-            archive_dir=self.logs.run_dir / "archive",
+            archive_dir=self.context.run_dir / "archive",
             run_id=config.run_id,
             seed=config.seed,
             steps_announced=True,
             warmup_steps=config.lifecycle.warmup(config.optimizer.warmup_steps),
             max_top_k=config.model.top_k,
             decide=decider(config),
-            processes=self.processes,
+            processes=self.context.processes,
         )
         for layer in self.layers:
             layer.observer = partial(_observe_both, self.recorder, self.lifecycle)
@@ -135,6 +133,16 @@ class Heartbeat:
     def begin_step(self, step: int) -> list[LifecycleDecision]:
         """Let newborn experts in before the forward of a step; returns what was carried out."""
         return [] if self.lifecycle is None else self.lifecycle.begin_step(step)
+
+    def before_forward(self, tokens_BS: Tensor) -> None:
+        """Note the tokens of a training forward, [B, S]."""
+        if self.recorder is not None:
+            self.recorder.begin_step(tokens_BS)
+
+    def end_step(self, step: int, loss: Tensor) -> None:
+        """Count a step, which is done, in the window."""
+        if self.recorder is not None:
+            self.recorder.end_step(step, loss)
 
     def beat(self, step: int, train_loss: float, val_loss: float) -> Beat:
         """Close the window at ``step`` and let the controller answer it."""
@@ -182,7 +190,9 @@ class Heartbeat:
                 record.pop("timestamp", None)
             return digest_plain(plain)
 
-        self.processes.agree(f"the routing counts and losses after step {snapshot.step}", digest)
+        self.context.processes.agree(
+            f"the routing counts and losses after step {snapshot.step}", digest
+        )
 
     def write_waiting(self) -> None:
         """Log the structural decisions that a completed run leaves unfinished."""
@@ -208,15 +218,11 @@ class Heartbeat:
             "lifecycle": self.lifecycle.state_dict() if self.lifecycle else None,
         }
 
-    def load_state_dict(self, state: dict[str, Any], step: int) -> None:
-        """Restore what ``state_dict`` returned after ``step`` steps; the model is already theirs.
-
-        Raises ValueError for a window of another population, or of more steps than fit.
-        """
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned; the model is already that of the checkpoint."""
         self.alert_history.load_state_dict(state["alerts"])
         if self.recorder is not None and state["recorder"] is not None:
             self.recorder.load_state_dict(state["recorder"])
-            self._check_window(self.recorder, step)
         if self.controller is not None and state["controller"] is not None:
             self.controller.load_state_dict(state["controller"])
         for key, saved in state["lenses"].items():
@@ -225,7 +231,14 @@ class Heartbeat:
         if self.lifecycle is not None and state["lifecycle"] is not None:
             self.lifecycle.load_state_dict(state["lifecycle"])
 
-    def _check_window(self, recorder: RoutingRecorder, step: int) -> None:
+    def check_window(self, step: int) -> None:
+        """Check a restored window after ``step`` steps.
+
+        Raises ValueError for one of another population, or of more steps than fit.
+        """
+        recorder = self.recorder
+        if recorder is None:
+            return
         population = [layer.num_experts for layer in self.layers]
         if recorder.population != population:
             raise ValueError(

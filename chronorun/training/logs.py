@@ -10,6 +10,7 @@ from typing import Any
 from chronorun.core.closing import first_problem
 from chronorun.core.files import fsync_dir, sha256_file
 from chronorun.core.jsonl import JsonlWriter, LogState, orphan_bytes, refuse_link
+from chronorun.core.state import from_plain, to_plain
 from chronorun.lifecycle.record.logs import NAMES as LIFECYCLE_LOGS, LifecycleLogs
 
 NAMES = (
@@ -28,23 +29,29 @@ WALL_CLOCK = "timings"
 
 
 class RunLog:
-    """One log file, created by its first record unless it is continued."""
+    """One log file, created by its first record unless it is continued.
 
-    def __init__(self, path: Path, resume_at: LogState | None) -> None:
-        self.path = path
+    Without ``writes`` it is another process's, and every method does nothing.
+    """
+
+    def __init__(self, path: Path, resume_at: LogState | None, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         self._writer = JsonlWriter(path, resume_at=resume_at) if resume_at else None
 
     def create(self) -> None:
         """Make sure that the file exists, empty if need be."""
-        self._open()
+        if self.writes:
+            self._open()
 
     def write(self, record: Any) -> None:
         """Append one record."""
-        self._open().write(record)
+        if self.writes:
+            self._open().write(record)
 
     def write_all(self, records: Sequence[Any]) -> None:
         """Append several."""
-        self._open().write_all(records)
+        if self.writes:
+            self._open().write_all(records)
 
     def state(self) -> LogState | None:
         """Make the records durable and return offset and prefix hash; None without a file."""
@@ -65,24 +72,8 @@ class RunLog:
         return self._writer
 
 
-class UnwrittenLog(RunLog):
-    """A log that another process of the run writes."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, None)
-
-    def create(self) -> None:
-        """Do nothing."""
-
-    def write(self, record: Any) -> None:
-        """Do nothing."""
-
-    def write_all(self, records: Sequence[Any]) -> None:
-        """Do nothing."""
-
-
 def _sync(path: Path) -> None:
-    # Flushing a file through a second descriptor flushes all of it, whoever wrote it.
+    # Flushing a file through a second descriptor flushes all of it, whichever descriptor wrote it.
     fsync_dir(path)
 
 
@@ -113,12 +104,7 @@ class RunLogs:
         self, run_dir: Path, resume: Mapping[str, Any] | None = None, *, writes: bool = True
     ) -> None:
         self.run_dir = run_dir
-        self._logs = {
-            name: _log(run_dir, name, resume or {})
-            if writes
-            else UnwrittenLog(run_dir / f"{name}.jsonl")
-            for name in NAMES
-        }
+        self._logs = {name: _log(run_dir, name, resume or {}, writes) for name in NAMES}
         for name in AT_ONCE:
             self._logs[name].create()
         self.metrics = self._logs["metrics"]
@@ -135,15 +121,11 @@ class RunLogs:
             timings=self.timings,
         )
 
-    def state(self) -> dict[str, dict[str, Any] | None]:
+    def state(self) -> dict[str, Any]:
         """Return what a checkpoint must know to cut the logs back to this moment."""
-        found: dict[str, dict[str, Any] | None] = {}
-        for name, log in self._logs.items():
-            if name != WALL_CLOCK:
-                state = log.state()
-                found[name] = {"offset": state.offset, "sha256": state.sha256} if state else None
+        found = {name: log.state() for name, log in self._logs.items() if name != WALL_CLOCK}
         fsync_dir(self.run_dir)
-        return found
+        return to_plain(found)
 
     def hashes(self) -> dict[str, str]:
         """Return the sha256 of each log file that exists, by file name."""
@@ -157,12 +139,14 @@ class RunLogs:
             raise problem
 
 
-def _log(run_dir: Path, name: str, resume: Mapping[str, Any]) -> RunLog:
+def _log(run_dir: Path, name: str, resume: Mapping[str, Any], writes: bool) -> RunLog:
     path = run_dir / f"{name}.jsonl"
+    if not writes:
+        return RunLog(path, None, writes=False)
     refuse_link(path)
     if name == WALL_CLOCK:
         return RunLog(path, _end_of(path))
     saved = resume.get(name)
     if saved is None and path.exists():
         _set_aside(path)
-    return RunLog(path, LogState(**saved) if saved else None)
+    return RunLog(path, from_plain(LogState, saved) if saved else None)

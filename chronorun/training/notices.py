@@ -1,4 +1,4 @@
-"""What a person should know of a run before it starts, a line each."""
+"""Notices before a run starts, one line each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chronorun.config.scenario import ScenarioKind
 from chronorun.training.schedule import learning_rate
 
 JUMP = 0.05
-"""Relative change of the learning rate that is told."""
+"""Relative change of the learning rate that is worth a notice."""
 
 
 def start_notices(

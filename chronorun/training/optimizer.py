@@ -14,7 +14,7 @@ class EagerAdamW(torch.optim.AdamW):
     """Torch's AdamW (Loshchilov & Hutter 2019) for steps outside compiled functions.
 
     Torch wraps these methods for the sake of ``torch.compile``, and so every optimizer imports the
-    compiler: 1.5 s of CPU and 65 MB that nobody here uses. The methods themselves are torch's.
+    compiler: 1.5 s of CPU and 65 MB that is not used here. The methods themselves are torch's.
     """
 
     add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
@@ -24,7 +24,7 @@ class EagerAdamW(torch.optim.AdamW):
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Say whether weight decay applies: to matrices that mix features.
+    """Return whether weight decay applies: to matrices that mix features.
 
     Norms are left out, as in GPT-2, and so are two kinds of matrices whose rows get little gradient
     while they are not used: embedding rows (decay would fade rare tokens) and router rows (decay

@@ -1,42 +1,32 @@
-"""How a run ends: whatever went wrong, all that was opened is closed, and the first error told."""
+"""The end of a run: everything is written and closed, whatever went wrong; the first error wins."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from chronorun.core.closing import first_problem
-from chronorun.core.processes import ALONE, Processes
-from chronorun.core.tracker import Tracker
 from chronorun.errors import RunInterrupted
-from chronorun.training.logs import RunLogs
+from chronorun.training.context import RunContext
 from chronorun.training.run_folder import finish_run_folder
 from chronorun.training.trainer import Trainer
 
 
 class RunEnd:
-    """Around the training of one run: writes its ``summary`` and closes logs and trackers.
+    """Context manager around one run: writes its ``summary`` and closes logs and trackers.
 
-    ``trainer`` is set once there is one; ``extra`` is what the summary says beside it. Of several
-    processes the first one writes. The error that ended the run is the one that is raised: one that
-    a full disk adds at the end says less.
+    ``trainer`` is set as soon as it exists; ``extra`` is added to its summary. Of several processes
+    the first one writes. The error that ended the run is raised, not one that follows from it, such
+    as a full disk at the end.
     """
 
-    def __init__(
-        self,
-        run_id: str,
-        run_dir: Path,
-        logs: RunLogs,
-        trackers: Tracker,
-        extra: Mapping[str, Any],
-        processes: Processes = ALONE,
-    ) -> None:
-        self.run_dir, self.logs, self.trackers, self.extra = run_dir, logs, trackers, extra
-        self.writes = processes.is_first
+    def __init__(self, context: RunContext, extra: Mapping[str, Any]) -> None:
+        self.context, self.extra = context, extra
+        self.writes = context.processes.is_first
         self.trainer: Trainer | None = None
-        self.summary: dict[str, Any] = {"run_id": run_id, "status": "failed"}
+        self.summary: dict[str, Any] = {"run_id": context.config.run_id, "status": "failed"}
 
     def __enter__(self) -> RunEnd:
         return self
@@ -63,13 +53,14 @@ class RunEnd:
             self.summary = trainer.summary(status, self.extra)
 
         if self.writes:
-            yield lambda: trainer.heartbeat.finish(self.run_dir)
-            yield lambda: trainer.scenario.finish(self.run_dir)
+            for part in trainer.parts.values():
+                yield partial(part.finish, self.context.run_dir)
         yield summarise
         yield trainer.show_decisions
 
     def _closings(self) -> Iterable[Callable[[], object]]:
-        yield self.logs.close
+        context = self.context
+        yield context.logs.close
         if self.writes:
-            yield lambda: finish_run_folder(self.run_dir, self.summary, self.logs)
-        yield lambda: self.trackers.finish(self.summary)
+            yield lambda: finish_run_folder(context.run_dir, self.summary, context.logs)
+        yield lambda: context.tracker.finish(self.summary)

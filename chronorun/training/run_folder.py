@@ -1,4 +1,4 @@
-"""A run's folder: made, described, pointed at, summarised."""
+"""A run's folder: making it, its manifest, the link to it, its summary."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_run_folder(
     run_dir.mkdir(parents=True, exist_ok=True)
     remove_leftovers(run_dir)
     named = _with_run_id(composed, config.run_id)
-    # resolve=False: what an interpolation stands for (a secret, say) is not written down.
+    # resolve=False: the value of an interpolation (a secret, say) is not written down.
     text = OmegaConf.to_yaml(named, resolve=False).encode()
     write_atomically(run_dir / "config.yaml", text)
     write_manifest(run_dir, _manifest(config, named, corpus, device, processes))
@@ -52,7 +52,7 @@ def _with_run_id(composed: DictConfig, run_id: str) -> DictConfig:
 
 
 def point_at_newest(run_dir: Path) -> None:
-    """Swap the link ``run`` beside the run folder to this run, atomically.
+    """Point the link ``run``, next to the run folder, to this run, atomically.
 
     A real folder of that name is left alone. Where links are not to be had there is none: it is a
     convenience, and no reason to lose a run.

@@ -18,12 +18,13 @@ from chronorun.errors import StorageError
 from chronorun.model import GPT
 from chronorun.training.checkpoints.folder import (
     Checkpoint,
+    as_checkpoint_error,
     list_checkpoints,
     load_checkpoint,
     newest_good_checkpoint,
     set_aside_newer,
-    told_as_misfit,
 )
+from chronorun.training.context import RunContext
 from chronorun.training.corpus_check import check_same_corpus, keeps_tokenizer
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.logs import RunLogs
@@ -61,12 +62,12 @@ def run_training(
         open_run_folder(config, composed, run_dir, corpus, device, processes.world)
     saved = checkpoint.state["logs"] if checkpoint else None
     logs = RunLogs(run_dir, saved, writes=processes.is_first)
-    extra = _baseline(corpus) | {"run_dir": str(run_dir)}
-    with RunEnd(config.run_id, run_dir, logs, trackers, extra, processes) as end:
-        with told_as_misfit(checkpoint, processes):
-            trainer = _build(config, corpus, logs, trackers, run_dir, device, checkpoint, processes)
+    context = RunContext(config, run_dir, device, corpus, logs, trackers, processes)
+    with RunEnd(context, _baseline(corpus) | {"run_dir": str(run_dir)}) as end:
+        with as_checkpoint_error(checkpoint, processes):
+            trainer = _build(context, checkpoint)
         end.trainer = trainer
-        trackers.start(_run_info(config, composed, run_dir, trainer, checkpoint))
+        trackers.start(_run_info(trainer, composed, resumed=checkpoint is not None))
         with StopRequest(launched=processes.place.launched) as stop:
             trainer.run(stop)
         trainer.heartbeat.write_waiting()
@@ -146,16 +147,8 @@ def _set_threads(config: RunConfig, checkpoint: Checkpoint | None, processes: Pr
     torch.set_num_threads(processes.smallest(saved or wanted))
 
 
-def _build(
-    config: RunConfig,
-    corpus: TokenizedCorpus,
-    logs: RunLogs,
-    trackers: Tracker,
-    run_dir: Path,
-    device: torch.device,
-    checkpoint: Checkpoint | None,
-    processes: Processes,
-) -> Trainer:
+def _build(context: RunContext, checkpoint: Checkpoint | None) -> Trainer:
+    config, corpus, device = context.config, context.corpus, context.device
     torch.manual_seed(config.seed)
     population = None
     if checkpoint is not None:
@@ -170,51 +163,32 @@ def _build(
     ).to(device)
     optimizer = build_optimizer(model, config.optimizer)
     probe = Probe(config, model, corpus.split("probe"), device)
-    heartbeat = Heartbeat(
-        config, model, logs, device, corpus.vocab_size, optimizer, probe, processes
-    )
+    heartbeat = Heartbeat(context, model, optimizer, probe)
     scenario = build_scenario(config, model, corpus, heartbeat, optimizer)
     probe.domain_weights = scenario.domain_weights
     if heartbeat.lifecycle is not None:
         # A scenario may use another top-k than the model starts with: the floor must hold for all.
         heartbeat.lifecycle.expect_top_k(max(layer.top_k for layer in model.moe_layers()))
-    trainer = Trainer(
-        config,
-        corpus,
-        model,
-        optimizer,
-        heartbeat,
-        scenario,
-        logs,
-        trackers,
-        run_dir,
-        device,
-        processes,
-    )
+    trainer = Trainer(context, model, optimizer, heartbeat, scenario)
     if checkpoint is not None:
         trainer.restore(checkpoint)
     return trainer
 
 
-def _run_info(
-    config: RunConfig,
-    composed: DictConfig,
-    run_dir: Path,
-    trainer: Trainer,
-    checkpoint: Checkpoint | None,
-) -> RunInfo:
+def _run_info(trainer: Trainer, composed: DictConfig, *, resumed: bool) -> RunInfo:
     # resolve=False: an interpolation such as ${oc.env:...} must not carry a secret into a tracker.
     plain = OmegaConf.to_container(composed, resolve=False, enum_to_str=True)
     assert isinstance(plain, dict)
+    config = trainer.config
     return RunInfo(
         run_id=config.run_id,
-        run_dir=run_dir,
+        run_dir=trainer.context.run_dir,
         max_steps=config.training.max_steps,
         start_step=trainer.step,
         tokens_per_step=trainer.tokens_per_step,
         config={str(key): value for key, value in plain.items()},
         population={str(x.layer_id): x.num_experts for x in trainer.model.moe_layers()},
-        resume_id=config.run_id if checkpoint is not None else None,
+        resume_id=config.run_id if resumed else None,
     )
 
 

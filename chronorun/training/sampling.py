@@ -1,4 +1,4 @@
-"""Text from a trained run."""
+"""Text sampled from a trained run."""
 
 from __future__ import annotations
 

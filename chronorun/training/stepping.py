@@ -16,9 +16,9 @@ from chronorun.core.processes import ALONE, Processes
 from chronorun.data import TokenSplit, train_batch
 from chronorun.errors import NonFiniteError, UserError
 from chronorun.model import GPT
-from chronorun.training.replica import Replica
+from chronorun.training.batch_balance import WholeBatch
+from chronorun.training.data_parallel import Replica
 from chronorun.training.schedule import learning_rate
-from chronorun.training.whole_batch import WholeBatch
 
 MicroBatchHook = Callable[[Tensor], None]
 

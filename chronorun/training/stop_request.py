@@ -15,7 +15,7 @@ ONE_REQUEST_S = 3.0
 
 
 class StopRequest:
-    """Context manager that turns signals into ``signal_number`` (None: nobody asked to stop).
+    """Context manager that turns signals into ``signal_number`` (None: no request).
 
     A process that was ``launched`` by ``torchrun`` gets a signal twice: Ctrl-C goes to all of a
     terminal, a scheduler's SIGTERM to all of a job, and ``torchrun`` hands on what it gets itself.
@@ -40,7 +40,7 @@ class StopRequest:
         if self.signal_number is None:
             self.ask(number)
         elif not self.launched or time.monotonic() - self._asked_at > ONE_REQUEST_S:
-            # As if nobody had listened: whoever started us sees a process ended by the signal.
+            # As without a handler: the parent sees a process ended by the signal.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

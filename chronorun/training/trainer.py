@@ -1,4 +1,4 @@
-"""The training loop of one run: steps, evaluation checkpoints, logs, saved checkpoints.
+"""The training loop of one run: steps, evaluations, logs, saved checkpoints.
 
 A step is counted when it is done: row ``step: 20`` of metrics.jsonl describes the model after 20
 updates, and so does the checkpoint folder ``step_00000020``.
@@ -9,17 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from chronorun.config.pasting import resume_command
-from chronorun.config.run import RunConfig
-from chronorun.core.processes import ALONE, Processes, digest_plain, digest_tensors
+from chronorun.core.processes import digest_plain, digest_tensors
 from chronorun.core.state import pack, unpack
-from chronorun.core.tracker import Tracker
-from chronorun.data import TokenizedCorpus, domain_batches, fixed_batches
+from chronorun.data import domain_batches, fixed_batches
 from chronorun.errors import RunInterrupted
 from chronorun.model import GPT
 from chronorun.training.checkpoints.folder import (
@@ -31,45 +28,37 @@ from chronorun.training.checkpoints.folder import (
     save_checkpoint,
     set_rng_state,
 )
-from chronorun.training.checkpoints.state import check_types
+from chronorun.training.context import Part, RunContext
 from chronorun.training.evaluate import evaluate
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.lifecycle_report import COLUMNS, decision_rows, describe, lifecycle_summary
-from chronorun.training.logs import RunLogs
 from chronorun.training.scenarios import Scenario
 from chronorun.training.stepping import Stepper, StepResult, autocast
 from chronorun.training.stop_request import StopRequest
 
 
 class Trainer:
-    """Runs the steps of one run from wherever it stands to ``training.max_steps``."""
+    """Runs the steps of one run, from the current one to ``training.max_steps``."""
 
     def __init__(
         self,
-        config: RunConfig,
-        corpus: TokenizedCorpus,
+        context: RunContext,
         model: GPT,
         optimizer: torch.optim.Optimizer,
         heartbeat: Heartbeat,
         scenario: Scenario,
-        logs: RunLogs,
-        tracker: Tracker,
-        run_dir: Path,
-        device: torch.device,
-        processes: Processes = ALONE,
     ) -> None:
-        self.config = config
-        self.corpus = corpus
+        self.context = context
+        config, corpus = self.config, self.corpus = context.config, context.corpus
+        self.logs, self.tracker = context.logs, context.tracker
+        self.device, self.processes = context.device, context.processes
         self.model = model
         self.optimizer = optimizer
         self.heartbeat = heartbeat
         self.scenario = scenario
-        self.logs = logs
-        self.tracker = tracker
-        self.run_dir = run_dir
-        self.device = device
-        self.processes = processes
-        self.stepper = Stepper(config, model, optimizer, corpus.split("train"), device, processes)
+        self.parts: dict[str, Part] = {"heartbeat": heartbeat, "scenario": scenario}
+        train = corpus.split("train")
+        self.stepper = Stepper(config, model, optimizer, train, self.device, self.processes)
         self.step = 0
         self.best: dict[str, float] | None = None
         self.last: dict[str, float] = {}
@@ -118,7 +107,7 @@ class Trainer:
                 self.train_seconds += elapsed
                 self._time(steps_since, elapsed)
             if beat_now:
-                metrics |= self._evaluation_checkpoint(result)
+                metrics |= self._evaluation(result)
             if metrics:
                 self.logs.metrics.write({"step": self.step} | metrics)
                 self.last |= metrics
@@ -138,12 +127,10 @@ class Trainer:
             self._log_scenario(record)
         for decision in self.heartbeat.begin_step(self.step):
             self.tracker.notice(describe(decision))
-        recorder = self.heartbeat.recorder
-        ignore = (lambda tokens: None) if recorder is None else recorder.begin_step
-        result = self.stepper.take(self.step, ignore, self.scenario.domain_weights(self.step))
+        domains = self.scenario.domain_weights(self.step)
+        result = self.stepper.take(self.step, self.heartbeat.before_forward, domains)
         self.step += 1
-        if recorder is not None:
-            recorder.end_step(self.step, result.loss)
+        self.heartbeat.end_step(self.step, result.loss)
         return result
 
     def _log_scenario(self, record: dict[str, Any]) -> None:
@@ -173,7 +160,7 @@ class Trainer:
             {"step": self.step, "steps": steps, "seconds": seconds, "tokens_per_second": rate}
         )
 
-    def _evaluation_checkpoint(self, result: StepResult) -> dict[str, float]:
+    def _evaluation(self, result: StepResult) -> dict[str, float]:
         metrics = {"val/loss": self._evaluate(self._val_batches)}
         finite = math.isfinite(metrics["val/loss"])
         if finite and (self.best is None or metrics["val/loss"] < self.best["val_loss"]):
@@ -183,7 +170,7 @@ class Trainer:
             for record in self.scenario.after_checkpoint(self.step, beat.snapshot, beat.decisions):
                 self._log_scenario(record)
         for decision in beat.actions:
-            # A birth is told of when it is let in, before the next step.
+            # A birth is announced when it is let in, before the next step.
             fades = decision.action in ("PRUNE", "MERGE")
             if decision.integrated_step is not None or decision.dry_run or fades:
                 self.tracker.notice(describe(decision))
@@ -193,7 +180,7 @@ class Trainer:
         return metrics | beat.metrics
 
     def _alert(self, alerts: list[str]) -> None:
-        """Show each alert when it begins; what goes on is counted, and stands in the snapshots."""
+        """Show each alert when it begins; one that goes on is counted, and is in the snapshots."""
         self.alerts_total += len(alerts)
         # ``PRE_COLLAPSE: Layer 2: n_effective ...``: kind and layer, without the figures.
         begun = {":".join(alert.split(":")[:2]): alert for alert in alerts}
@@ -247,7 +234,7 @@ class Trainer:
             stop.ask(signal_number)
             raise RunInterrupted(
                 f"interrupted after step {self.step}: everything is saved; "
-                f"continue with: {resume_command(self.run_dir)}",
+                f"continue with: {resume_command(self.context.run_dir)}",
                 signal_number,
             )
 
@@ -267,7 +254,7 @@ class Trainer:
 
     def _write(self, plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         save_checkpoint(
-            self.run_dir,
+            self.context.run_dir,
             self.step,
             {
                 "model": dict(self.model.state_dict()),
@@ -277,7 +264,7 @@ class Trainer:
             plain,
         )
         best = int(self.best["step"]) if self.best and self.config.training.keep_best else None
-        prune_checkpoints(self.run_dir, self.config.training.keep_last, best)
+        prune_checkpoints(self.context.run_dir, self.config.training.keep_last, best)
 
     def _agree(self, what: str) -> None:
         """Compare what makes the next step with the other processes."""
@@ -306,8 +293,7 @@ class Trainer:
             "wall_seconds": self.wall_seconds,
             "threads": torch.get_num_threads(),
             "rng": rng_state(),
-            "heartbeat": self.heartbeat.state_dict(),
-            "scenario": self.scenario.state_dict(),
+            **{name: part.state_dict() for name, part in self.parts.items()},
             "logs": self.logs.state(),
         }
 
@@ -317,8 +303,6 @@ class Trainer:
         The model's population must already be the checkpoint's; the logs were resumed before.
         """
         state = unpack(checkpoint.state, checkpoint.tensors["state"])
-        check_types(state["heartbeat"], self.heartbeat.state_dict(), "heartbeat")
-        check_types(state["scenario"], self.scenario.state_dict(), "scenario")
         self.model.load_state_dict(checkpoint.tensors["model"])
         load_optimizer_tensors(self.model, self.optimizer, checkpoint.tensors["optimizer"])
         self.step = state["step"]
@@ -330,8 +314,9 @@ class Trainer:
         if self.heartbeat.probe is not None:
             self.heartbeat.probe.tokens = state.get("probe_tokens", 0)
         self.train_seconds, self.wall_before = state["train_seconds"], state["wall_seconds"]
-        self.heartbeat.load_state_dict(state["heartbeat"], self.step)
-        self.scenario.load_state_dict(state["scenario"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self.heartbeat.check_window(self.step)
         set_rng_state(state["rng"])
 
     def show_decisions(self) -> None:

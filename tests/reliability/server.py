@@ -25,7 +25,7 @@ WARM = (
     "chronorun.analysis.report.page",
     "torch.nn.parallel",
     "torch.distributed.rendezvous",
-    "chronorun.training.replica",
+    "chronorun.training.data_parallel",
     "reliability.hooks",
 )
 

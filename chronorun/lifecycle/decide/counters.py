@@ -1,4 +1,4 @@
-"""How many checkpoints in a row each condition has held: what every patience is compared with."""
+"""How many evaluations in a row each condition has held: each patience is compared with these."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from chronorun.lifecycle.experts.states import ExpertState
 
 @dataclass
 class LayerCounters:
-    """Consecutive checkpoints, by expert id or pair (``pair_key``); what is absent counts 0.
+    """Consecutive evaluations, by expert id or pair (``pair_key``); what is absent counts 0.
 
-    ``since_lens`` counts checkpoints since the lens last acted during a dormancy,
+    ``since_lens`` counts evaluations since the lens last acted during a dormancy,
     ``lens_deferrals`` those on which such an attempt put off a prune that was due.
     """
 
@@ -45,7 +45,7 @@ def update_counters(
     prune_patience: int | None = None,
     deciding: bool = False,
 ) -> LayerCounters:
-    """Return the counters after one more checkpoint.
+    """Return the counters after one more evaluation.
 
     A window without tokens says nothing and changes nothing. ``prune_patience`` is the one in force
     in this layer (harm may have raised it): only from there on does the lens defer anything.

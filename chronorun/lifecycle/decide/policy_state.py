@@ -1,12 +1,11 @@
-"""What the policy remembers between checkpoints: plain data that a resume and a replay carry on."""
+"""What the policy remembers between evaluations; a resume and a replay carry it on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from chronorun.config.lifecycle import LifecycleConfig
+from chronorun.core.state import from_plain, to_plain
 from chronorun.lifecycle.decide.actions import GROWS, SHRINKS, Action
 from chronorun.lifecycle.decide.counters import LayerCounters
 
@@ -24,7 +23,7 @@ class Probation:
 
 @dataclass
 class LayerPolicy:
-    """One layer: counters, patience multipliers and the checkpoints of the last edits, by action.
+    """One layer: counters, patience multipliers and the evaluations of the last edits, by action.
 
     ``growth`` counts the edits that added an expert less those that took one; ``entropy_ratios``
     are the router's, the newest last, as far back as a spawn's patience.
@@ -43,7 +42,7 @@ class LayerPolicy:
 
 @dataclass
 class PolicyState:
-    """Everything that decisions depend on beside signals and configuration.
+    """Everything that decisions depend on apart from signals and configuration.
 
     ``benefits`` holds, by action, how many edits were judged and their mean realised benefit in
     nats. ``deferred`` names what the last cycle put off.
@@ -60,21 +59,7 @@ class PolicyState:
 
     def copy(self) -> PolicyState:
         """Return a state that can change without this one changing."""
-        return replace(
-            self,
-            last_split_step=dict(self.last_split_step),
-            layers={
-                i: replace(
-                    layer,
-                    multipliers=dict(layer.multipliers),
-                    last_edits=dict(layer.last_edits),
-                )
-                for i, layer in self.layers.items()
-            },
-            probations=list(self.probations),
-            benefits=dict(self.benefits),
-            deferred=dict(self.deferred),
-        )
+        return from_plain(PolicyState, to_plain(self))
 
     def on_probation(self) -> frozenset[str]:
         """Return the experts that are under probation."""
@@ -102,63 +87,9 @@ class PolicyState:
         """Take back what a rolled back edit did to the size of its layer; its cooldowns run on."""
         self.layers[layer_id].growth -= 1 if action in GROWS else -1
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain JSON data; loading it is exact."""
-        return {
-            "checkpoint": self.checkpoint,
-            "next_seq": self.next_seq,
-            "last_spawn_step": self.last_spawn_step,
-            "last_split_step": dict(self.last_split_step),
-            "layers": {
-                str(i): {
-                    "counters": dict(vars(layer.counters)),
-                    "multipliers": dict(layer.multipliers),
-                    "last_edits": dict(layer.last_edits),
-                    "growth": layer.growth,
-                    "entropy_ratios": list(layer.entropy_ratios),
-                }
-                for i, layer in self.layers.items()
-            },
-            "probations": [
-                dict(vars(p)) | {"action": p.action.value, "experts": list(p.experts)}
-                for p in self.probations
-            ],
-            "benefits": {action: [n, mean] for action, (n, mean) in self.benefits.items()},
-            "deferred": dict(self.deferred),
-        }
-
-    @classmethod
-    def from_state_dict(cls, plain: Mapping[str, Any]) -> PolicyState:
-        """Rebuild a state from ``state_dict``."""
-        return cls(
-            checkpoint=plain["checkpoint"],
-            next_seq=plain["next_seq"],
-            last_spawn_step=plain["last_spawn_step"],
-            last_split_step=dict(plain["last_split_step"]),
-            layers={int(i): _layer(saved) for i, saved in plain["layers"].items()},
-            probations=[
-                Probation(
-                    p["seq"], Action(p["action"]), p["layer_id"], tuple(p["experts"]), p["due"]
-                )
-                for p in plain["probations"]
-            ],
-            benefits={action: (n, mean) for action, (n, mean) in plain["benefits"].items()},
-            deferred=dict(plain["deferred"]),
-        )
-
-
-def _layer(saved: Mapping[str, Any]) -> LayerPolicy:
-    return LayerPolicy(
-        counters=LayerCounters(**saved["counters"]),
-        multipliers=dict(saved["multipliers"]),
-        last_edits=dict(saved["last_edits"]),
-        growth=saved["growth"],
-        entropy_ratios=list(saved["entropy_ratios"]),
-    )
-
 
 def due_probations(state: PolicyState, config: LifecycleConfig) -> list[Probation]:
-    """Return the edits that the coming checkpoint judges: those due, if it is a cycle's."""
+    """Return the edits that the coming evaluation judges: those due, if it is a cycle's."""
     checkpoint = state.checkpoint + 1
     if checkpoint % config.lifecycle_eval_interval:
         return []

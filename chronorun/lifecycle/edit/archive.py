@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chronorun.core.files import write_atomically
+from chronorun.core.state import from_plain, to_plain
 from chronorun.core.tensor_files import load_tensors
 from chronorun.errors import StorageError
 from chronorun.lifecycle.edit.saved import Saved, flatten_saved, nest_saved
@@ -30,7 +31,7 @@ class Archive:
     """Keeps each archived expert under its id; with a folder, one safetensors file each.
 
     The file's name carries the step, so that a run resumed from an earlier checkpoint finds the
-    files that this checkpoint knows, whatever was archived later. The folder belongs to the run
+    files that this checkpoint knows, even if more was archived later. The folder belongs to the run
     and is not part of the state. Without ``writes`` another process of the run writes the files.
     """
 
@@ -89,15 +90,14 @@ class Archive:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the index and, without a folder, the experts themselves."""
-        return {
-            "index": {name: dict(entry) for name, entry in self._index.items()},
-            "memory": {name: _flat(archived) for name, archived in self._memory.items()},
-        }
+        memory = {name: _flat(archived) for name, archived in self._memory.items()}
+        return to_plain({"index": self._index, "memory": memory})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        self._index = {name: dict(entry) for name, entry in state["index"].items()}
-        self._memory = {name: _nested(flat) for name, flat in state["memory"].items()}
+        self._index = from_plain(dict[str, dict[str, str]], state["index"])
+        memory = from_plain(dict[str, dict[str, Tensor]], state["memory"])
+        self._memory = {name: _nested(flat) for name, flat in memory.items()}
 
 
 def _write(folder: Path, name: str, data: bytes) -> None:

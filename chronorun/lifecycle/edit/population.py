@@ -17,6 +17,7 @@ from torch import Tensor
 
 from chronorun.config.lifecycle import ChildMoments, LifecycleConfig, ParentMoments, RouterChange
 from chronorun.core.processes import digest_plain, digest_tensors
+from chronorun.core.state import from_plain, to_plain
 from chronorun.lifecycle.decide.actions import Action, Candidate
 from chronorun.lifecycle.edit import births
 from chronorun.lifecycle.edit.archive import Archive, Archived
@@ -380,7 +381,7 @@ class Population:
         return {
             "pending": [pack_pending(one) for one in ledger.pending],
             "leaving": [pack_leaving(one) for one in ledger.leaving],
-            "ramps": {name: ramp.state_dict() for name, ramp in ledger.ramps.items()},
+            "ramps": to_plain(ledger.ramps),
             "planes": {name: dict(vars(p)) for name, p in self.surgeon.planes.items()},
             "bundles": {str(seq): pack_undo(undo) for seq, undo in ledger.undo.items()},
             "archive": self.archive.state_dict(),
@@ -395,7 +396,7 @@ class Population:
         ledger = self.ledger
         ledger.pending = [unpack_pending(saved) for saved in state["pending"]]
         ledger.leaving = [unpack_leaving(saved) for saved in state["leaving"]]
-        ledger.ramps = {name: Ramp.from_state_dict(r) for name, r in state["ramps"].items()}
+        ledger.ramps = from_plain(dict[str, Ramp], state["ramps"])
         self.surgeon.planes = {name: Plane(**plane) for name, plane in state["planes"].items()}
         ledger.undo = {int(seq): unpack_undo(saved) for seq, saved in state["bundles"].items()}
         self.archive.load_state_dict(state["archive"])

@@ -1,4 +1,4 @@
-"""What stands around ``optimizer.step()``: newborn experts start gently, dormant ones stay as is.
+"""Hooks before and after ``optimizer.step()``: newborn experts start gently, dormant ones freeze.
 
 Everything is done after the fused step, on the device and without a host sync: gradients cannot be
 scaled to the same end, because Adam's update does not depend on their scale.
@@ -6,9 +6,8 @@ scaled to the same end, because Adam's update does not depend on their scale.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from chronorun.core.processes import ALONE, Processes
+from chronorun.core.state import from_plain, to_plain
 from chronorun.lifecycle.edit.moments import slot_state
 from chronorun.model.population import PopulationLayer
 
@@ -84,7 +84,7 @@ class UpdateGuard:
         self._after: list[Callable[[], None]] = []
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Stand around the steps of this optimizer, and of no other."""
+        """Hook into the steps of this optimizer, and of no other."""
         self.detach()
         self._optimizer = optimizer
         self._hooks = [
@@ -113,7 +113,7 @@ class UpdateGuard:
         self._rewarms[expert_id] = _Rewarm(layer_id, dict.fromkeys(steps, 0), steps)
 
     def set_dormant(self, layer_id: int, expert_ids: Sequence[str]) -> None:
-        """Name the experts of a layer that were dormant at the last checkpoint."""
+        """Name the experts of a layer that were dormant at the last evaluation."""
         self._dormant.pop(layer_id, None)
         if expert_ids:
             self._dormant[layer_id] = list(dict.fromkeys(expert_ids))
@@ -121,7 +121,7 @@ class UpdateGuard:
     def count_tokens(self, layer_id: int, tokens_per_expert_E: Tensor) -> None:
         """Add the assignments of one micro-batch; those of other processes are added at the step.
 
-        A layer of which nothing was counted until the step freezes nobody.
+        A layer without counts freezes no expert at the step.
         """
         if layer_id not in self._dormant:
             return
@@ -139,15 +139,12 @@ class UpdateGuard:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain JSON data, to be taken between steps."""
-        rewarms = {expert_id: asdict(rewarm) for expert_id, rewarm in self._rewarms.items()}
-        dormant = {str(layer_id): list(ids) for layer_id, ids in self._dormant.items()}
-        return {"rewarms": rewarms, "dormant": dormant}
+        return to_plain({"rewarms": self._rewarms, "dormant": self._dormant})
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
-        rewarms = copy.deepcopy(dict(plain["rewarms"]))
-        self._rewarms = {expert_id: _Rewarm(**saved) for expert_id, saved in rewarms.items()}
-        self._dormant = {int(layer_id): list(ids) for layer_id, ids in plain["dormant"].items()}
+        self._rewarms = from_plain(dict[str, _Rewarm], plain["rewarms"])
+        self._dormant = from_plain(dict[int, list[str]], plain["dormant"])
         self._tokens = {}
 
     def _before_step(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -212,7 +209,7 @@ class UpdateGuard:
         rewarm = self._rewarms[expert_id]
         rewarm.steps[name] += 1
         # A frozen slot makes no update. Whether it got tokens after all only the device knows;
-        # counting too few is the safe side, and ends with the next checkpoint.
+        # counting too few is the safe side, and ends with the next evaluation.
         listed = expert_id in self._dormant.get(rewarm.layer_id, ())
         if not listed or name.startswith("router.") or not rewarm.updates[name]:
             rewarm.updates[name] += 1
@@ -234,7 +231,7 @@ class UpdateGuard:
     ) -> None:
         tokens_E = self._tokens.get(layer_id)
         if tokens_E is None:
-            # Nobody counted: it may have had tokens, and must not lose its update.
+            # Not counted: it may have had tokens, and must not lose its update.
             return
         for entry, value in _by_slot(optimizer, parameter).items():
             after = value.index_select(0, index_S)

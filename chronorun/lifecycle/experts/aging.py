@@ -1,4 +1,4 @@
-"""How experts change state by themselves as checkpoints pass."""
+"""State changes of experts that need no decision: they follow from the evaluations that pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from chronorun.lifecycle.experts.states import ExpertState
 
 
 def tick(registry: Registry, layer_id: int) -> None:
-    """Count one more checkpoint for every live expert of a layer."""
+    """Count one more evaluation for every live expert of a layer."""
     for record in registry.live(layer_id):
         record.checkpoints_in_state += 1
 

@@ -1,10 +1,8 @@
-"""What tokens an expert gets: one entry per checkpoint, a rolling window of them per expert."""
+"""Basins: which tokens an expert gets, one entry per evaluation in a rolling window."""
 
 from __future__ import annotations
 
-import base64
 import math
-import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chronorun.core.state import from_plain, to_plain
+
 Dist = NDArray[np.float64]
 CO_ACTIVATIONS_KEPT = 16
 
 
 @dataclass(frozen=True, eq=False)
 class BasinEntry:
-    """One expert at one checkpoint.
+    """One expert at one evaluation.
 
     ``share`` of the layer's assignments; ``entropy_contribution`` -share ln share in nats;
     ``token_type_dist`` and ``position_dist`` sum to 1 each, or to 0 for an expert without tokens;
     ``co_activation`` maps another expert to P(also selected | this one selected), the largest 16;
-    ``weight_norm`` is the L2 norm, ``weight_delta`` the L2 distance to the last checkpoint.
+    ``weight_norm`` is the L2 norm, ``weight_delta`` the L2 distance to the last evaluation.
     """
 
     step: int
@@ -78,34 +78,60 @@ class BasinHistory:
         return BasinHistory(self.window_size, entries)
 
     def thin_out(self) -> None:
-        """Forget what nobody asks of an expert that left: all histograms but the newest used.
+        """Drop what is not needed of an expert that left: all histograms but the newest used.
 
         Shares and weight figures stay: they are compared with new ones when it comes back.
         """
-        known, nobody = self.latest_used, dict[str, float]()
+        known, none = self.latest_used, dict[str, float]()
         for place, entry in enumerate(self.entries):
             types, positions = entry.token_type_dist, entry.position_dist
-            # A copy: the histograms of a checkpoint are rows of one array of its whole layer.
+            # A copy: the histograms of an evaluation are rows of one array of its whole layer.
             self.entries[place] = replace(
                 entry,
                 token_type_dist=types.copy() if entry is known else _nothing(len(types)),
                 position_dist=positions.copy() if entry is known else _nothing(len(positions)),
-                co_activation=entry.co_activation if entry is known else nobody,
+                co_activation=entry.co_activation if entry is known else none,
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain JSON data; arrays are packed, and read back exactly."""
-        plain = [_plain(entry) for entry in self.entries]
-        return {"window_size": self.window_size, "entries": plain}
+        """Return plain JSON data; it reads back exactly."""
+        entries = [_shortened(entry) for entry in self.entries]
+        return to_plain({"window_size": self.window_size, "entries": entries})
 
     @classmethod
     def from_state_dict(cls, plain: Mapping[str, Any]) -> BasinHistory:
         """Rebuild a history from ``state_dict``."""
-        return cls(plain["window_size"], [_entry(saved) for saved in plain["entries"]])
+        saved = from_plain(_SavedHistory, plain)
+        entries = (e if isinstance(e, BasinEntry) else _lengthened(e) for e in saved.entries)
+        return cls(saved.window_size, entries)
+
+
+_Short = tuple[int, int, float, float, float, float, int, int]
+"""An entry without histograms, of which there may be thousands: its numbers, how many bins each."""
+
+
+@dataclass(frozen=True)
+class _SavedHistory:
+    window_size: int
+    entries: list[BasinEntry | _Short]
+
+
+def _shortened(e: BasinEntry) -> BasinEntry | _Short:
+    types, positions = e.token_type_dist, e.position_dist
+    if types.any() or positions.any() or e.co_activation:
+        return e
+    figures = (e.step, e.checkpoint, e.share, e.entropy_contribution, e.weight_norm, e.weight_delta)
+    return (*figures, len(types), len(positions))
+
+
+def _lengthened(saved: _Short) -> BasinEntry:
+    step, checkpoint, share, entropy, norm, delta, types, positions = saved
+    nothing = _nothing(types), _nothing(positions)
+    return BasinEntry(step, checkpoint, share, entropy, *nothing, {}, norm, delta)
 
 
 def merge_entries(survivor: BasinEntry, absorbed: BasinEntry) -> BasinEntry:
-    """Combine two experts' entries of one checkpoint.
+    """Combine two experts' entries of one evaluation.
 
     Shares add; distributions and co-activation are weighted by them; weight figures stay the
     survivor's. A distribution that is not known any more (all 0) has no weight.
@@ -217,13 +243,9 @@ def basin_records(
             "checkpoint": entry.checkpoint,
             "layer_id": layer_id,
             "expert_id": expert_id,
-            "share": entry.share,
-            "entropy_contribution": entry.entropy_contribution,
+            **vars(entry),
             "token_type_dist": types[i],
             "position_dist": places[i],
-            "co_activation": dict(entry.co_activation),
-            "weight_norm": entry.weight_norm,
-            "weight_delta": entry.weight_delta,
         }
         for i, (expert_id, entry) in enumerate(zip(expert_ids, entries, strict=True))
     ]
@@ -243,52 +265,6 @@ def _rounded(dists: Dist) -> list[list[float]]:
     filled[used] = rounded
     plain: list[list[float]] = filled.tolist()
     return plain
-
-
-def _plain(e: BasinEntry) -> dict[str, Any] | list[Any]:
-    """Return an entry by name; one without histograms, of which there may be thousands, in short.
-
-    A short one lists numbers in the order of ``_SHORT``, and the bins of the two histograms.
-    """
-    if not (e.token_type_dist.any() or e.position_dist.any() or e.co_activation):
-        figures = [getattr(e, name) for name in _SHORT]
-        return [*figures, len(e.token_type_dist), len(e.position_dist)]
-    return vars(e) | {
-        "token_type_dist": _pack(e.token_type_dist),
-        "position_dist": _pack(e.position_dist),
-        "co_activation": dict(e.co_activation),
-    }
-
-
-def _entry(saved: Mapping[str, Any] | Sequence[Any]) -> BasinEntry:
-    if isinstance(saved, Mapping):
-        return BasinEntry(
-            **dict(saved)
-            | {
-                "token_type_dist": _unpack(saved["token_type_dist"]),
-                "position_dist": _unpack(saved["position_dist"]),
-                "co_activation": dict(saved["co_activation"]),
-            }
-        )
-    *figures, types, positions = saved
-    return BasinEntry(
-        **dict(zip(_SHORT, figures, strict=True)),
-        token_type_dist=_nothing(types),
-        position_dist=_nothing(positions),
-        co_activation={},
-    )
-
-
-_SHORT = ("step", "checkpoint", "share", "entropy_contribution", "weight_norm", "weight_delta")
-
-
-def _pack(array: Dist) -> str:
-    return base64.b64encode(zlib.compress(array.astype("<f8").tobytes(), 1)).decode()
-
-
-def _unpack(text: str) -> Dist:
-    dist = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f8")
-    return dist if dist.any() else _nothing(len(dist))
 
 
 @cache

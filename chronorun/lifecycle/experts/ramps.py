@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,3 @@ class Ramp:
     def is_over(self, step: int) -> bool:
         """Return whether the ramp has reached its base."""
         return step - self.integrated_step >= self.length_steps
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_state_dict(cls, plain: Mapping[str, Any]) -> Ramp:
-        """Rebuild a ramp."""
-        return cls(**plain)

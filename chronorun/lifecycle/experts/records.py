@@ -1,4 +1,4 @@
-"""What is known of one expert, and of one change of its state."""
+"""Records of one expert and of one change of its state."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class ExpertRecord:
     born_step: int
     parent_id: str | None
     basin: BasinHistory
-    weight_ref: Callable[[], Any | None]
     died_step: int | None = None
     merged_into: str | None = None
     children: list[str] = field(default_factory=list)
     checkpoints_in_state: int = 0
     rolled_back: bool = False
+    weight_ref: Callable[[], Any | None] = lambda: None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Every expert that ever lived: identity, state, lineage, slot order and basin history.
 
-The registry knows names, not tensors. Who owns the tensors installs a resolver, through which an
-expert's ``weight_ref`` finds its parameters for as long as the expert has some.
+The registry knows names, not tensors. The owner of the tensors installs a resolver, through which
+an expert's ``weight_ref`` finds its parameters as long as the expert has some.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from chronorun.core.state import from_plain, to_plain
 from chronorun.lifecycle.experts.basins import BasinHistory
 from chronorun.lifecycle.experts.records import ExpertRecord, TransitionRecord
 from chronorun.lifecycle.experts.states import ExpertState, LifecycleError, check_transition
@@ -125,7 +126,7 @@ class Registry:
         return record
 
     def integrate(self, expert_id: str, step: int, slot: int | None = None) -> None:
-        """Give a pending expert its slot (the last unless told); it starts cooling."""
+        """Give a pending expert its slot (default: the last); it starts cooling."""
         self._require(expert_id, ExpertState.pending_spawn)
         self.transition(expert_id, ExpertState.cooling, step, "integrated")
         self._insert(expert_id, slot)
@@ -150,7 +151,7 @@ class Registry:
         return slot
 
     def restore(self, expert_id: str, step: int, reason: str, slot: int | None = None) -> None:
-        """Bring an archived expert back under its own id, into a slot (the last unless told)."""
+        """Bring an archived expert back under its own id, into a slot (default: the last)."""
         self._require(expert_id, ExpertState.archived)
         self.transition(expert_id, ExpertState.active, step, reason)
         record = self[expert_id]
@@ -192,45 +193,29 @@ class Registry:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain JSON data; loading it is exact."""
-        records = []
-        for r in self.records.values():
-            plain = {k: v for k, v in vars(r).items() if k not in ("basin", "weight_ref")}
-            plain |= {"state": str(r.state), "children": list(r.children)}
-            records.append(plain | {"basin": r.basin.state_dict()})
-        return {
-            "basin_window_size": self.basin_window_size,
-            "records": records,
-            "slots": {str(layer): list(ids) for layer, ids in self._slots.items()},
-            "twins": dict(self.twins),
-            "transitions": [dict(vars(t)) for t in self._transitions],
-        }
+        records = [vars(record) for record in self.records.values()]
+        return to_plain(
+            {
+                "basin_window_size": self.basin_window_size,
+                "records": [{k: v for k, v in r.items() if k != "weight_ref"} for r in records],
+                "slots": self._slots,
+                "twins": self.twins,
+                "transitions": self._transitions,
+            }
+        )
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` returned; the resolver stays."""
-        self.basin_window_size = plain["basin_window_size"]
-        self.twins = dict(plain["twins"])
-        self._slots = {int(layer): list(ids) for layer, ids in plain["slots"].items()}
+        self.basin_window_size = from_plain(int, plain["basin_window_size"])
+        self.twins = from_plain(dict[str, str], plain["twins"])
+        self._slots = from_plain(dict[int, list[str]], plain["slots"])
         self._born = {layer: [] for layer in self._slots}
         self.records = {}
-        for saved in plain["records"]:
-            values = dict(saved) | {
-                "state": ExpertState(saved["state"]),
-                "children": list(saved["children"]),
-                "basin": BasinHistory.from_state_dict(saved["basin"]),
-                "weight_ref": WeightRef(self, saved["layer_id"], saved["expert_id"]),
-            }
-            self.records[saved["expert_id"]] = ExpertRecord(**values)
-            self._born[saved["layer_id"]].append(saved["expert_id"])
-        self._transitions = [
-            TransitionRecord(
-                **dict(saved)
-                | {
-                    "before": saved["before"] and ExpertState(saved["before"]),
-                    "after": ExpertState(saved["after"]),
-                }
-            )
-            for saved in plain["transitions"]
-        ]
+        for record in from_plain(list[ExpertRecord], plain["records"]):
+            record.weight_ref = WeightRef(self, record.layer_id, record.expert_id)
+            self.records[record.expert_id] = record
+            self._born[record.layer_id].append(record.expert_id)
+        self._transitions = from_plain(list[TransitionRecord], plain["transitions"])
 
     def __getitem__(self, expert_id: str) -> ExpertRecord:
         try:

@@ -1,1 +1,1 @@
-"""What a checkpoint shows: routing, weights and inputs, read into signals."""
+"""What an evaluation sees: routing, weights and inputs, read into signals."""

@@ -1,4 +1,4 @@
-"""From a checkpoint's snapshot, window and weights to the signals that the policies read."""
+"""Turns an evaluation's snapshot, window and weights into the signals that policies read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerInput:
-    """What one layer brings to a checkpoint; ``window`` is None without a recorder."""
+    """What is known of one layer at an evaluation; ``window`` is None without a recorder."""
 
     step: int
     checkpoint: int
@@ -101,7 +101,7 @@ class SignalReader:
         ]
 
     def read(self, x: LayerInput) -> LayerSignals:
-        """Return the signals of one layer; its basins must be those of this checkpoint already."""
+        """Return the signals of one layer; its basins must be those of this evaluation already."""
         layer_id = x.snapshot.layer_id
         ids = self.registry.slots(layer_id)
         records = self.registry.live(layer_id)
@@ -246,7 +246,7 @@ class SignalReader:
         return matches
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the weights were at the last checkpoint."""
+        """Return what the weights were at the last evaluation."""
         return {str(i): watch.state_dict() for i, watch in enumerate(self.watches)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,16 +1,18 @@
-"""What the lifecycle keeps of the training forwards themselves: the newest inputs, and gradients.
+"""What the lifecycle keeps of the training forwards: the newest inputs, and sums of gradients.
 
 References to tensors that exist anyway and sums on the device: no host sync.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from chronorun.core.processes import ALONE, Processes
+from chronorun.core.state import from_plain, to_plain
 from chronorun.model.shapes import Routing
 
 FEWEST_ASSIGNMENTS = 32
@@ -84,7 +86,7 @@ class InputTap:
         """Let every process hold what all have seen, in the order of the global batch.
 
         ``sequences`` is how many of them a process's newest forward had; rank r trains on rows
-        r::world of the batch. Call it at a checkpoint, before anything is read.
+        r::world of the batch. Call it at an evaluation, before anything is read.
         """
         if self.processes.world == 1:
             return
@@ -194,29 +196,30 @@ class InputTap:
             return None
         return torch.bincount(type_T[chosen_T], minlength=types).tolist()
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the sums of a partly filled window; the newest inputs come with the next step.
 
         Of several processes it holds the sums of each, [world, 2, E]: float32 added up in another
         order would not be bit-equal.
         """
         parts = {i: self.processes.gather(self._sums[i]) for i in sorted(self._sums)}
-        sums = {str(i): torch.stack(each).squeeze(0) for i, each in parts.items()}
-        return {"steps": self.steps, "sums": sums}
+        sums = {i: torch.stack(each).squeeze(0) for i, each in parts.items()}
+        return to_plain({"steps": self.steps, "sums": sums})
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned.
 
         The first takes it all where another number of processes saved it.
         """
-        sums = state["sums"]
-        assert isinstance(sums, dict)
-        assert isinstance(state["steps"], int)
-        self.steps = state["steps"]
-        self._sums = {int(i): self._own(value) for i, value in sums.items()}
+        self.steps = from_plain(int, state["steps"])
+        sums = from_plain(dict[int, Tensor], state["sums"])
+        for i, value in sums.items():
+            if value.shape[-2:] != (2, self.n_experts[i]):
+                raise ValueError(f"sums of layer {i} have shape {list(value.shape)}")
+        self._sums = {i: self._own(value) for i, value in sums.items()}
 
     def _own(self, saved: Tensor) -> Tensor:
-        parts = saved.view(-1, *saved.shape[-2:])
+        parts = saved.to(torch.float32).view(-1, *saved.shape[-2:])
         if len(parts) == self.processes.world:
             return parts[self.processes.rank].clone()
         return parts.sum(0) * self.processes.is_first

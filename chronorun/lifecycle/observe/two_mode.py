@@ -1,9 +1,9 @@
-"""Whether the inputs of one expert fall into two populations, and the plane between them.
+"""Test whether the inputs of one expert fall into two populations, and the plane between them.
 
 Any clustering finds two clusters, and with fewer inputs than dimensions it finds them far apart.
 So the plane is fitted on one half of the inputs and judged on the other, both ways, and what
 counts is how far the clusters are apart beyond those into which a plane cuts one Gaussian. The
-work is done on the CPU in float64 on a few hundred inputs: the same bits whatever the device.
+work is done on the CPU in float64 on a few hundred inputs: the same bits on every device.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _shrunk_covariance(residual_ND: Tensor) -> Tensor:
 
 
 def _is_constant(x_ND: Tensor, of: Tensor | None = None) -> bool:
-    """Whether all inputs are equal up to rounding, at the scale of ``of``."""
+    """Return whether all inputs are equal up to rounding, at the scale of ``of``."""
     if len(x_ND) < 2:
         return True
     spread = float((x_ND - x_ND.mean(0)).square().sum())

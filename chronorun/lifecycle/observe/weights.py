@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chronorun.core.state import from_plain
 from chronorun.model.population import PopulationLayer, is_router
 
 ALL_EXACT_UP_TO = 64
@@ -28,7 +29,7 @@ class WeightFigures:
 
 
 class WeightWatch:
-    """Looks at one layer's weights at each checkpoint, and remembers them until the next."""
+    """Looks at one layer's weights at each evaluation, and remembers them until the next."""
 
     def __init__(self, layer: PopulationLayer) -> None:
         self.layer = layer
@@ -70,8 +71,12 @@ class WeightWatch:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore it."""
         device = next(iter(self.layer.slot_tensors().values())).device
-        self._ids = list(state)
-        self._last_EP = torch.stack(list(state.values())).to(device) if state else None
+        rows = from_plain(dict[str, Tensor], state)
+        expected = flat_weights(self.layer).shape[1:]
+        if any(row.shape != expected for row in rows.values()):
+            raise ValueError(f"weights at the last look: expected shape {list(expected)} of each")
+        self._ids = list(rows)
+        self._last_EP = torch.stack(list(rows.values())).to(device).float() if rows else None
 
 
 def flat_weights(layer: PopulationLayer) -> Tensor:

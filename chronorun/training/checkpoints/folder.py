@@ -150,11 +150,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 @contextmanager
-def told_as_misfit(checkpoint: Checkpoint | None, processes: Processes = ALONE) -> Iterator[None]:
-    """Let whatever fails while a run is built from a checkpoint be a StorageError that names it.
+def as_checkpoint_error(
+    checkpoint: Checkpoint | None, processes: Processes = ALONE
+) -> Iterator[None]:
+    """Turn any error while a run is built from a checkpoint into a StorageError that names it.
 
-    Hashes tell that a file is what was written, not that somebody wrote the state of this run: a
-    key may be missing anywhere in it, a value or tensor be of another type or shape.
+    Hashes show that a file is what was written, not that it is the state of this run: a key may be
+    missing anywhere in it, a value or tensor be of another type or shape.
     """
     try:
         yield
@@ -168,7 +170,7 @@ def told_as_misfit(checkpoint: Checkpoint | None, processes: Processes = ALONE) 
 
 
 def step_of(path: Path) -> int:
-    """Return the step that a checkpoint folder's name tells."""
+    """Return the step in a checkpoint folder's name."""
     return int(path.name.removeprefix("step_"))
 
 
@@ -256,7 +258,7 @@ def set_rng_state(state: Mapping[str, Tensor]) -> None:
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's state: ``<parameter name>.exp_avg``, ``.exp_avg_sq``, ``.step``.
 
-    In the order of the model's parameters and of these names, whatever order the optimizer has.
+    In the order of the model's parameters and of these names, not in the optimizer's.
     """
     return {
         f"{name}.{entry}": value
@@ -270,7 +272,7 @@ def load_optimizer_tensors(
 ) -> None:
     """Restore what ``optimizer_tensors`` returned, bit for bit; other state is dropped.
 
-    The order of ``tensors`` tells nothing: what the optimizer then holds is in that of the names.
+    The order of ``tensors`` does not matter: the optimizer's state is in the order of the names.
     Raises StorageError for tensors that do not fit the model's parameters.
     """
     parameters = dict(model.named_parameters())

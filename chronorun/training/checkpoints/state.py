@@ -1,11 +1,11 @@
-"""What the state of a run in a checkpoint must look like before anything is built from it.
+"""Checks of the state in a checkpoint, made before anything is built from it.
 
-Hashes tell of damage, not of intent: whoever writes a checkpoint writes its hashes, too.
+Hashes show damage, not intent: the author of a hostile checkpoint writes its hashes, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 from torch import Tensor
 
-from chronorun.core.state import _MARK as MARK
+from chronorun.core.state import tensor_names
 from chronorun.training.checkpoints.manifest import bad_file
 
 Count = Annotated[int, Meta(ge=0)]
@@ -36,7 +36,7 @@ class Best(msgspec.Struct):
 
 
 class RunState(msgspec.Struct):
-    """The parts of ``state.json`` that are plain; those within ``heartbeat`` check themselves."""
+    """The plain parts of ``state.json``; heartbeat and scenario are checked as they load."""
 
     step: Count
     population: dict[str, Positive]
@@ -61,7 +61,7 @@ def check_state(
 ) -> None:
     """Check a run's state against types, tensors and step. Raises StorageError naming the file.
 
-    State that comes without the routers of a model is no run's: it is left to whoever wrote it.
+    State without the routers of a model is not that of a run, and is not checked.
     """
     rows = sorted(
         len(value) if value.ndim else 0
@@ -79,50 +79,6 @@ def check_state(
         raise bad_file(file, f"is of step {run.step}, expected {step}")
     if rows != sorted(run.population.values()):
         raise bad_file(file, f"tells of {sorted(run.population.values())} experts, found {rows}")
-    for name in _tensor_names(state):
+    for name in tensor_names(state):
         if not isinstance(name, str) or name not in tensors["state"]:
             raise bad_file(file, f"names tensor {str(name)[:80]!r}, which is not there")
-
-
-def check_types(found: Any, fresh: Any, path: str) -> None:
-    """Check nested state against that of a run at its start, wherever that has a value.
-
-    Raises TypeError naming the first value of another kind. None says nothing of a kind; a float
-    that is not finite was saved as None, and a text may be optional.
-    """
-    if fresh is None or (found is None and isinstance(fresh, float | str)):
-        return
-    if _kind(found) is not _kind(fresh):
-        raise TypeError(f"{path} is a {type(found).__name__}, expected a {type(fresh).__name__}")
-    if isinstance(fresh, Tensor):
-        if (found.dtype, found.ndim) != (fresh.dtype, fresh.ndim):
-            raise TypeError(f"{path} is of {found.dtype}, {found.ndim}-d, expected {fresh.dtype}")
-    elif isinstance(fresh, Mapping):
-        for key in sorted(fresh.keys() & found.keys()):
-            check_types(found[key], fresh[key], f"{path}.{key}")
-    elif isinstance(fresh, list | tuple):
-        # Of a list that is empty at the start only this is known: numbers stay among themselves.
-        like = fresh or (found if found and _kind(found[0]) is _NUMBER else [])
-        if len({_kind(value) for value in fresh}) <= 1:
-            for place, value in enumerate(found if like else ()):
-                check_types(value, like[0], f"{path}[{place}]")
-
-
-def _kind(value: Any) -> Any:
-    return next(kind for kind in _KINDS if isinstance(value, kind))
-
-
-_NUMBER = int | float
-_KINDS: tuple[Any, ...] = (Tensor, Mapping, list | tuple, str, bool, _NUMBER, object)
-
-
-def _tensor_names(state: Any) -> Iterator[Any]:
-    waiting = [state]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            if set(node) == {MARK}:
-                yield node[MARK]
-            waiting += node.values()
-        elif isinstance(node, list):
-            waiting += node

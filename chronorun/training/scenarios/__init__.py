@@ -67,8 +67,8 @@ def build_scenario(
 ) -> Scenario:
     """Return the scenario of a run. Raises UserError where it does not fit the model or corpus.
 
-    ``heartbeat`` tells where experts are when a lifecycle moves them; what is planted follows
-    through ``optimizer``, its recorder and its lenses.
+    ``heartbeat`` knows where experts are when a lifecycle moves them; a plant also edits the
+    ``optimizer``'s moments, the heartbeat's recorder and its lenses.
     """
     config = run.scenario
     if config.kind is ScenarioKind.domain_shift:

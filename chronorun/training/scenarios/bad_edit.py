@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from chronorun.core.state import from_plain, to_plain
 from chronorun.errors import UserError
 from chronorun.lifecycle import Action
 from chronorun.model import MoELayer
@@ -31,7 +32,7 @@ class BadEdit(Scenario):
 
     In evaluation only, like an expert that does not generalise: from noise in training the router
     flees within some 20 steps, and what gets no token does no harm. It ends after ``duration``
-    steps if nobody takes the child back.
+    steps if the child is not taken back.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -91,10 +92,10 @@ class BadEdit(Scenario):
         return corrupted(y_ND, slot_N == slot, self.config.noise, seed)
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"victim": self.victim and asdict(self.victim)}
+        return super().state_dict() | {"victim": to_plain(self.victim)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.victim = state["victim"] and Victim(**state["victim"])
+        self.victim = from_plain(Victim | None, state["victim"])
         super().load_state_dict(state)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chronorun.config.run import RunConfig
+from chronorun.core.state import from_plain
 from chronorun.errors import UserError
 from chronorun.governance import ControlDecision
 from chronorun.model import GPT, MoELayer
@@ -58,7 +59,7 @@ class Scenario:
         return self.config.start_step + self.config.duration
 
     def is_stressed(self, step: int) -> bool:
-        """Say whether the stress is in force at a step."""
+        """Return whether the stress is in force at a step."""
         return False
 
     def apply(self) -> None:
@@ -109,7 +110,7 @@ class Scenario:
     def after_checkpoint(
         self, step: int, snapshot: SystemSnapshot, decisions: Sequence[ControlDecision]
     ) -> list[dict[str, Any]]:
-        """Look at an evaluation checkpoint; returns records for the log."""
+        """Look at an evaluation; returns records for the log."""
         return []
 
     def finish(self, run_dir: Path) -> None:
@@ -121,7 +122,7 @@ class Scenario:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore it; a stress that lives in hooks is put into force again."""
-        self._in_force = bool(state["in_force"])
+        self._in_force = from_plain(bool, state["in_force"])
         if self._in_force:
             self.apply()
 
@@ -139,7 +140,7 @@ def first_id(layer: MoELayer, number: int) -> str:
 
 
 class ExpertSlots:
-    """Tells in which slot an expert is at this very forward: edits move slots, ids stay."""
+    """Finds the slot of an expert at this very forward: edits move slots, ids stay."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting

@@ -1,4 +1,4 @@
-"""What is planted into a population once, by hand, for a lifecycle to find.
+"""Plants: one change of a population, made by hand, for a lifecycle to find.
 
 A plant is done before the first forward of ``start_step``, through the lifecycle's surgeon where
 there is a lifecycle and one made on the spot where there is none.
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from chronorun.config.lifecycle import LifecycleConfig, MergeOffset
+from chronorun.core.state import from_plain
 from chronorun.errors import UserError
 from chronorun.lifecycle.edit import births
 from chronorun.lifecycle.edit.archive import Archived
@@ -82,7 +83,7 @@ class Plant(Scenario):
         return take_reading(heartbeat.probe, step, layer, ids)
 
     def is_settled(self, surgeon: Surgeon, layer: MoELayer, expert_id: str) -> bool:
-        """Say whether an expert is live, active, and part of no edit that is still to be judged."""
+        """Return whether an expert is live, active, and in no edit that is still to be judged."""
         lifecycle, registry = self.setting.lifecycle, surgeon.registry
         busy = {*registry.twins, *registry.twins.values()}
         if lifecycle is not None:
@@ -117,7 +118,7 @@ class Plant(Scenario):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.planted = state["planted"]
+        self.planted = from_plain(list[dict[str, Any]] | None, state["planted"])
 
 
 class PlantedRedundancy(Plant):
@@ -247,7 +248,7 @@ def _merge(
 ) -> tuple[Saved, Saved]:
     """Return the merged expert and the one that it absorbs, as that was."""
     survivor, absorbed = surgeon.read(expert_id), surgeon.read(partner_id)
-    # The published defaults, whatever the run's own merges look like: uniform weights.
+    # The published defaults, not the settings of the run's own merges: uniform weights.
     made = births.merged(
         survivor, absorbed, (1.0, 1.0), layer.hidden_axes(), LifecycleConfig(enabled=False)
     )

@@ -1,4 +1,4 @@
-"""How a layer comes through a collapse, seen at evaluation checkpoints: ``resilience*.json``."""
+"""How a layer recovers from a collapse, measured at evaluations: ``resilience*.json``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import msgspec
 
 from chronorun.core.files import write_atomically
 from chronorun.core.jsonl import encode_json
+from chronorun.core.state import from_plain
 from chronorun.governance import RecoveryTrajectory, TrajectoryPoint
 
 
 @dataclass
 class LayerResilience:
-    """A probe's trajectory with a point a checkpoint, judged by the layer's own baseline.
+    """A probe's trajectory with one point per evaluation, judged by the layer's own baseline.
 
-    Pressure is an average over checkpoints and outlasts the collapse by many, so recovery is judged
-    by what routing itself does: at a checkpoint after the injection's end ``n_effective`` is at
+    Pressure is an average over evaluations and outlasts the collapse by many, so recovery is judged
+    by what routing itself does: at an evaluation after the injection's end ``n_effective`` is at
     most ``recovery_threshold`` (relative) below its mean over the baseline.
     """
 
@@ -35,7 +36,7 @@ class LayerResilience:
         top2_share: float,
         dead_count: int,
     ) -> None:
-        """Add a checkpoint; the window that ended with ``step`` has the phase of its last step."""
+        """Add an evaluation; the window that ended with ``step`` has the phase of its last step."""
         phase = self.trajectory.config.phase_at(step - 1 - self.start_step)
         self.trajectory.add_point(
             TrajectoryPoint(step, pressure, lens_scale, n_effective, top2_share, dead_count, phase)
@@ -59,13 +60,13 @@ class LayerResilience:
 
     @property
     def recovery_checkpoints(self) -> int | None:
-        """Checkpoints from the injection's end to recovery, that one included; None: censored."""
+        """Evaluations from the injection's end to recovery, that one included; None: censored."""
         found = self._recovered_at()
         return None if found is None else found[0] + 1
 
     @property
     def recovery_steps(self) -> int | None:
-        """Steps from the end of the injection to the checkpoint of recovery."""
+        """Steps from the end of the injection to the evaluation of recovery."""
         found = self._recovered_at()
         if found is None:
             return None
@@ -84,7 +85,7 @@ class LayerResilience:
 
     def restore(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Put back what ``points`` returned."""
-        self.trajectory.points[:] = [TrajectoryPoint(**point) for point in points]
+        self.trajectory.points[:] = from_plain(list[TrajectoryPoint], points)
 
     def save(self, path: Path) -> None:
         """Write the trajectory and what follows from it."""

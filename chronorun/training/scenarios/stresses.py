@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chronorun.config.scenario import SETS_TOP_K, ScenarioKind
+from chronorun.core.state import from_plain
 from chronorun.errors import UserError
 from chronorun.governance import ControlDecision, PathologyConfig, RecoveryTrajectory
 from chronorun.model import MoELayer
@@ -124,7 +125,7 @@ class Collapse(TimedScenario):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self._said = set(state["said"])
+        self._said = from_plain(set[int], state["said"])
         for i, seen in self.resilience.items():
             seen.restore(state["points"][str(i)])
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from chronorun.core.state import from_plain, to_plain
 from chronorun.governance import (
     ControlConfig,
     ControlState,
@@ -177,4 +178,4 @@ def test_a_state_survives_its_plain_form_exactly() -> None:
     state = ControlState(0, 8)
     for layer in STREAMS["one_dead_expert"]:
         update_control_state(state, layer, ControlConfig(), 10)
-    assert ControlState.from_state_dict(state.state_dict()) == state
+    assert from_plain(ControlState, to_plain(state)) == state

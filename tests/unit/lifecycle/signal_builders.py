@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from chronorun.config.lifecycle import LifecycleConfig
+from chronorun.core.state import from_plain, to_plain
 from chronorun.lifecycle.decide.actions import Action, Candidate, Status, Verdict
 from chronorun.lifecycle.decide.cycle import Outcome, advance
 from chronorun.lifecycle.decide.policy_state import LayerPolicy, PolicyState
@@ -189,7 +190,7 @@ def verdict(candidate: Candidate, seq: int = 0) -> Verdict:
 
 
 def through_json(state: PolicyState) -> PolicyState:
-    return PolicyState.from_state_dict(json.loads(json.dumps(state.state_dict())))
+    return from_plain(PolicyState, json.loads(json.dumps(to_plain(state))))
 
 
 def replayed(signals: Sequence[LayerSignals]) -> list[LayerSignals]:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, strategies as st
 from unit.lifecycle.small_run import SmallRun
 
+from chronorun.core.state import from_plain, to_plain
 from chronorun.lifecycle.experts.ramps import Ramp
 
 
@@ -22,7 +23,7 @@ def test_it_rises_from_its_start_to_its_base_and_stays(
     assert offsets[length:] == [base] * 3
     assert offsets == sorted(offsets)
     assert [ramp.is_over(born + s) for s in (0, length - 1, length)] == [False, False, True]
-    assert Ramp.from_state_dict(json.loads(json.dumps(ramp.state_dict()))) == ramp
+    assert from_plain(Ramp, json.loads(json.dumps(to_plain(ramp)))) == ramp
 
 
 def test_half_way_is_half_the_offset() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -22,6 +23,7 @@ from chronorun.errors import UserError
 from chronorun.lifecycle.edit.moments import read_moments
 from chronorun.lifecycle.experts.states import ExpertState
 from chronorun.model import GPT, MoELayer, read_expert
+from chronorun.training.context import RunContext
 from chronorun.training.heartbeat import Heartbeat
 from chronorun.training.logs import RunLogs
 from chronorun.training.scenarios import Scenario, build_scenario
@@ -56,10 +58,10 @@ class Stage:
         self.model = GPT(run.model, run.router, VOCAB, generator=generator)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
         self.logs = RunLogs(folder)
-        device = torch.device("cpu")
-        self.heartbeat = Heartbeat(
-            run, self.model, self.logs, device, VOCAB, self.optimizer, self.probe
-        )
+        nothing: Any = None
+        corpus: Any = SimpleNamespace(vocab_size=VOCAB)
+        context = RunContext(run, folder, torch.device("cpu"), corpus, self.logs, nothing)
+        self.heartbeat = Heartbeat(context, self.model, self.optimizer, self.probe)
         self.scenario = self.build()
         for seed in range(steps):
             self.step(seed)

@@ -6,11 +6,13 @@ import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from chronorun.errors import RunInterrupted, StorageError
+from chronorun.training.context import RunContext
 from chronorun.training.logs import RunLogs
 from chronorun.training.run_end import RunEnd
 
@@ -22,7 +24,7 @@ class Parts:
 
     def __init__(self, failing: tuple[str, ...]) -> None:
         self.failing, self.done, self.told = failing, list[str](), dict[str, Any]()
-        self.heartbeat, self.scenario = Part(self, "priors"), Part(self, "scenario")
+        self.parts = {"heartbeat": Part(self, "priors"), "scenario": Part(self, "scenario")}
 
     def do(self, what: str) -> None:
         self.done.append(what)
@@ -49,10 +51,16 @@ class Part:
         self.whole.do(self.name)
 
 
+def context_of(run: Path, logs: RunLogs, parts: Any) -> RunContext:
+    nothing: Any = None
+    config: Any = SimpleNamespace(run_id="x")
+    return RunContext(config, run, nothing, nothing, logs, parts)
+
+
 def end_of(run: Path, parts: Any, error: BaseException | None) -> RunLogs:
     run.mkdir()
     logs = RunLogs(run)
-    with RunEnd("x", run, logs, parts, {"extra": 1}) as end:
+    with RunEnd(context_of(run, logs, parts), {"extra": 1}) as end:
         end.trainer = parts
         if error is not None:
             raise error
@@ -97,7 +105,7 @@ def test_of_errors_at_the_end_the_first_is_raised(tmp_path: Path) -> None:
 
 def test_logs_and_trackers_are_closed_where_there_is_no_trainer_yet(tmp_path: Path) -> None:
     parts, logs = Parts(()), RunLogs(tmp_path)
-    with pytest.raises(ValueError), RunEnd("x", tmp_path, logs, parts, {}):  # type: ignore[arg-type]
+    with pytest.raises(ValueError), RunEnd(context_of(tmp_path, logs, parts), {}):
         raise ValueError
     assert parts.done == ["trackers"]
     assert parts.told == {"run_id": "x", "status": "failed"}

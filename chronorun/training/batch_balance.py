@@ -36,7 +36,7 @@ class WholeBatch:
     def seen_by(self, parts: Sequence[Tensor], autocast: Autocast) -> Iterator[_Seen | None]:
         """Let each layer see the batch beyond the part [B, S] that passes.
 
-        Yields what was seen where it takes all parts to tell the loss.
+        Yields the sums over the parts where the loss is known only after the last of them.
         """
         if len(parts) == 1:
             yield None

@@ -382,7 +382,7 @@ class Population:
             "pending": [pack_pending(one) for one in ledger.pending],
             "leaving": [pack_leaving(one) for one in ledger.leaving],
             "ramps": to_plain(ledger.ramps),
-            "planes": {name: dict(vars(p)) for name, p in self.surgeon.planes.items()},
+            "planes": to_plain(self.surgeon.planes),
             "bundles": {str(seq): pack_undo(undo) for seq, undo in ledger.undo.items()},
             "archive": self.archive.state_dict(),
             "guard": self.surgeon.guard.state_dict(),
@@ -397,7 +397,7 @@ class Population:
         ledger.pending = [unpack_pending(saved) for saved in state["pending"]]
         ledger.leaving = [unpack_leaving(saved) for saved in state["leaving"]]
         ledger.ramps = from_plain(dict[str, Ramp], state["ramps"])
-        self.surgeon.planes = {name: Plane(**plane) for name, plane in state["planes"].items()}
+        self.surgeon.planes = from_plain(dict[str, Plane], state["planes"])
         ledger.undo = {int(seq): unpack_undo(saved) for seq, saved in state["bundles"].items()}
         self.archive.load_state_dict(state["archive"])
         self.surgeon.guard.load_state_dict(state["guard"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from chronorun.lifecycle.decide.actions import Action
+from torch import Tensor
+
+from chronorun.core.state import from_plain, to_plain
 from chronorun.lifecycle.edit.saved import Newborn, Plane, Saved, flatten_saved, nest_saved
 from chronorun.lifecycle.record.decisions import LifecycleDecision
 from chronorun.lifecycle.record.ledger import Undo, Waiting, leaver
@@ -31,65 +33,66 @@ class Fading:
     felt: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Pending:
+    decision: LifecycleDecision
+    expert_id: str
+    saved: dict[str, Tensor]
+    rewarm: bool
+    plane: Plane | None
+    ramp_steps: int
+    ramp_start: float
+
+
+@dataclass(frozen=True)
+class _Leaving:
+    decision: LifecycleDecision
+    expert_id: str
+    saved: dict[str, dict[str, Tensor]]
+    due_step: int
+    felt: dict[str, Any]
+
+
 def pack_pending(one: Waiting) -> dict[str, Any]:
     """Return nested plain data with tensors."""
-    newborn = one.parts.newborn
-    return {
-        "decision": one.decision.to_dict(),
-        "expert_id": newborn.expert_id,
-        "saved": flatten_saved(newborn.saved),
-        "rewarm": newborn.rewarm,
-        "plane": None if newborn.plane is None else dict(vars(newborn.plane)),
-        "ramp_steps": one.ramp_steps,
-        "ramp_start": one.parts.ramp_start,
-    }
+    new: Newborn = one.parts.newborn
+    flat, start = flatten_saved(new.saved), one.parts.ramp_start
+    plain = _Pending(
+        one.decision, new.expert_id, flat, new.rewarm, new.plane, one.ramp_steps, start
+    )
+    return dict(to_plain(plain))
 
 
-def unpack_pending(plain: Mapping[str, Any]) -> Waiting:
-    """Rebuild a waiting birth."""
-    plane = None if plain["plane"] is None else Plane(**plain["plane"])
-    newborn = Newborn(plain["expert_id"], nest_saved(plain["saved"]), plain["rewarm"], plane)
-    d = LifecycleDecision.from_dict(plain["decision"])
-    parts = Birth(newborn, plain["ramp_start"])
-    return Waiting(d, d.step, plain["ramp_steps"], plane is not None, parts)
+def unpack_pending(plain: Any) -> Waiting:
+    """Rebuild a waiting birth. Raises ValueError for values of other types."""
+    p = from_plain(_Pending, plain)
+    newborn = Newborn(p.expert_id, nest_saved(p.saved), p.rewarm, p.plane)
+    parts = Birth(newborn, p.ramp_start)
+    return Waiting(p.decision, p.decision.step, p.ramp_steps, p.plane is not None, parts)
 
 
 def pack_leaving(one: Waiting) -> dict[str, Any]:
     """Return nested plain data with tensors."""
-    return {
-        "decision": one.decision.to_dict(),
-        "expert_id": leaver(one.decision),
-        "saved": {name: flatten_saved(each) for name, each in one.parts.saved.items()},
-        "due_step": one.due_step,
-        "felt": one.parts.felt,
-    }
+    saved = {name: flatten_saved(each) for name, each in one.parts.saved.items()}
+    plain = _Leaving(one.decision, leaver(one.decision), saved, one.due_step, one.parts.felt)
+    return dict(to_plain(plain))
 
 
-def unpack_leaving(plain: Mapping[str, Any]) -> Waiting:
-    """Rebuild an expert that fades out."""
-    saved = {name: nest_saved(flat) for name, flat in plain["saved"].items()}
-    decision = LifecycleDecision.from_dict(plain["decision"])
-    return Waiting(decision, plain["due_step"], parts=Fading(saved, dict(plain["felt"])))
+def unpack_leaving(plain: Any) -> Waiting:
+    """Rebuild an expert that fades out. Raises ValueError for values of other types."""
+    p = from_plain(_Leaving, plain)
+    saved = {name: nest_saved(flat) for name, flat in p.saved.items()}
+    return Waiting(p.decision, p.due_step, parts=Fading(saved, p.felt))
 
 
 def pack_undo(undo: Undo) -> dict[str, Any]:
     """Return nested plain data with tensors."""
-    return dict(vars(undo)) | {
-        "action": str(undo.action),
-        "born": list(undo.born),
-        "gone": list(undo.gone),
-        "saved": {name: flatten_saved(saved) for name, saved in undo.saved.items()},
-    }
+    saved = {name: flatten_saved(each) for name, each in undo.saved.items()}
+    return dict(to_plain(replace(undo, saved=saved)))
 
 
-def unpack_undo(plain: Mapping[str, Any]) -> Undo:
-    """Rebuild what undoes an edit."""
-    return Undo(
-        plain["seq"],
-        Action(plain["action"]),
-        plain["layer_id"],
-        tuple(plain["born"]),
-        tuple(plain["gone"]),
-        {name: nest_saved(flat) for name, flat in plain["saved"].items()},
-        plain["released_by"],
-    )
+def unpack_undo(plain: Any) -> Undo:
+    """Rebuild what undoes an edit. Raises ValueError for values of other types."""
+    undo = from_plain(Undo, plain)
+    flat = from_plain(dict[str, dict[str, Tensor]], undo.saved)
+    return replace(undo, saved={name: nest_saved(each) for name, each in flat.items()})

@@ -20,9 +20,9 @@ from chronorun.analysis.inspect.timeline import action_record, receipt, what, wh
 from chronorun.analysis.inspect.view import DECISIONS, scan_decisions, scan_run
 from chronorun.analysis.reading.records import Decision
 from chronorun.analysis.reading.run import LOGS, Run
-from chronorun.analysis.reading.text import shown
 from chronorun.core.screen import Screen
 from chronorun.core.terminal import warn
+from chronorun.core.words import shown
 from chronorun.errors import UserError
 
 

@@ -21,6 +21,7 @@ from chronorun.core.state import pack, unpack
 from chronorun.core.tracker import Tracker
 from chronorun.data import TokenizedCorpus, domain_batches, fixed_batches
 from chronorun.errors import RunInterrupted
+from chronorun.lifecycle.record.telling import describe
 from chronorun.model import GPT
 from chronorun.training.checkpoints.folder import (
     Checkpoint,
@@ -34,11 +35,11 @@ from chronorun.training.checkpoints.folder import (
 from chronorun.training.checkpoints.state import check_types
 from chronorun.training.evaluate import evaluate
 from chronorun.training.heartbeat import Heartbeat
-from chronorun.training.lifecycle_report import COLUMNS, decision_rows, describe, lifecycle_summary
 from chronorun.training.logs import RunLogs
 from chronorun.training.scenarios import Scenario
 from chronorun.training.stepping import Stepper, StepResult, autocast
 from chronorun.training.stop_request import StopRequest
+from chronorun.training.summary import COLUMNS, decision_rows, lifecycle_summary
 
 
 class Trainer:

@@ -11,7 +11,7 @@ from typing import Any
 from chronorun.analysis.inspect.filters import Filters
 from chronorun.analysis.inspect.sparkline import Series
 from chronorun.analysis.reading.run import Notices, read_records
-from chronorun.analysis.reading.text import finite, shown
+from chronorun.core.words import finite, shown
 from chronorun.errors import UserError
 
 MOST_SERIES = 200

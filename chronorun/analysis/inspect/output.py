@@ -22,8 +22,8 @@ from chronorun.analysis.inspect.sweep import SweepView
 from chronorun.analysis.inspect.timeline import Fate, action_record
 from chronorun.analysis.inspect.view import RunView
 from chronorun.analysis.reading.records import Decision, Judgement
-from chronorun.analysis.reading.text import finite
 from chronorun.core.text import harmless
+from chronorun.core.words import finite
 
 SCHEMA_VERSION = 1
 CSV_COLUMNS = (

@@ -17,7 +17,8 @@ from chronorun.analysis.inspect.timeline import receipt, what, who, why
 from chronorun.analysis.inspect.view import RunView
 from chronorun.analysis.reading.records import Decision
 from chronorun.analysis.reading.run import Notices
-from chronorun.analysis.reading.text import expert_order, figure, shown
+from chronorun.core.words import figure, shown
+from chronorun.lifecycle.record.telling import natural
 
 MOST_TREE_LINES = 60
 _COLOURS = {
@@ -134,9 +135,9 @@ def _nothing_listed(view: RunView, filters: Filters) -> str:
     if unknown and layers and not view.layers_left_out:
         told += f"; there is no layer {_listed(unknown)}, only {_span(layers)}"
     known = view.experts()
-    strange = sorted(filters.experts - known, key=expert_order)
+    strange = sorted(filters.experts - known, key=natural)
     if strange and known and not (view.layers_left_out or view.lineage.left_out):
-        here = sorted((name for name in known if _in_layers(name, filters)), key=expert_order)
+        here = sorted((name for name in known if _in_layers(name, filters)), key=natural)
         told += f"; there is no expert {_listed(strange)}, only {_span(here or sorted(known))}"
     return told
 

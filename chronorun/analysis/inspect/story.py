@@ -10,8 +10,8 @@ from typing import Any
 
 from chronorun.analysis.inspect.sparkline import Series
 from chronorun.analysis.inspect.timeline import evidence
+from chronorun.analysis.reading.fields import scalars
 from chronorun.analysis.reading.records import (
-    NOT_CARRIED_OUT,
     Candidate,
     Decision,
     Evaluation,
@@ -19,13 +19,13 @@ from chronorun.analysis.reading.records import (
     Transition,
 )
 from chronorun.analysis.reading.run import Run
-from chronorun.analysis.reading.text import expert_order, finite, scalars, shown
+from chronorun.core.words import finite, shown
 from chronorun.errors import UserError
+from chronorun.lifecycle.record.telling import BIRTHS, NOT_CARRIED_OUT, PAST_TENSE, natural
 
 _MOST_STATES = 40
 _MOST_SPELLS = 60
 _MOST_NAMES = 10_000
-_BIRTHS = ("SPAWN", "SPLIT", "REVIVE")
 _LENS = "lens attempt"
 """How the reason of a prune begins that an attempt of the lens put off."""
 _DIGITS = re.compile(r"\d+")
@@ -142,7 +142,7 @@ class Story:
         self.decisions.append(d)
         self.layer_id = d.layer_id if self.layer_id is None else self.layer_id
         done = not (d.dry_run or d.is_unfinished)
-        if d.action in _BIRTHS and d.expert_id == self.expert_id and done:
+        if d.action in BIRTHS and d.expert_id == self.expert_id and done:
             self.parent_id = d.parent_id if self.parent_id is None else self.parent_id
             self.born_step = d.at if self.born_step is None else self.born_step
 
@@ -286,7 +286,7 @@ class Story:
         return [self._answer(action) for action in ("PRUNE", "SPLIT", "MERGE")]
 
     def _answer(self, action: str) -> tuple[str, bool, str]:
-        done = {"PRUNE": "pruned", "SPLIT": "split", "MERGE": "merged"}[action]
+        done = PAST_TENSE[action]
         mine = [d for d in self.decisions if d.action == action]
         mine = [d for d in mine if action != "SPLIT" or d.parent_id == self.expert_id]
         if not mine:
@@ -485,7 +485,7 @@ def refuse_unknown(story: Story, names: Names, where: object) -> None:
     """Raise UserError for an expert that no log speaks of."""
     if story.decisions or story.changes or story.releases or story.checkpoints or story.spells:
         return
-    known = sorted(names.found, key=expert_order)
+    known = sorted(names.found, key=natural)
     span = f"one of {known[0]} to {known[-1]}" if known else "one that its logs speak of"
     raise UserError(
         f"inspect: --why {story.expert_id} is in no log of {where}, expected {span}; name another"

@@ -12,8 +12,9 @@ from rich.text import Text
 from chronorun.analysis.inspect.sparkline import spark
 from chronorun.analysis.inspect.story import Held, Spell, Story
 from chronorun.analysis.inspect.timeline import probe_words, receipt, what, who, why
+from chronorun.analysis.reading.fields import scalars
 from chronorun.analysis.reading.records import Decision, Judgement, Transition
-from chronorun.analysis.reading.text import scalars, shown
+from chronorun.core.words import shown
 
 Judge = Callable[[Decision], Judgement | None]
 

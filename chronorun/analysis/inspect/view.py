@@ -11,6 +11,7 @@ from chronorun.analysis.inspect.filters import Filters
 from chronorun.analysis.inspect.sparkline import Series
 from chronorun.analysis.inspect.story import Names, Story, gather_story, refuse_unknown
 from chronorun.analysis.inspect.timeline import Sink, Timeline
+from chronorun.analysis.reading.fields import plain, scalars
 from chronorun.analysis.reading.lineage import Lineage
 from chronorun.analysis.reading.records import (
     SCHEMA_VERSION,
@@ -22,7 +23,7 @@ from chronorun.analysis.reading.records import (
     Transition,
 )
 from chronorun.analysis.reading.run import Notices, Run, read_typed
-from chronorun.analysis.reading.text import finite, plain, scalars
+from chronorun.core.words import finite
 
 DECISIONS = "lifecycle_decisions"
 MOST_LAYERS = 64

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chronorun.analysis.reading.records import Decision
-from chronorun.analysis.reading.text import expert_order, shown
+from chronorun.core.words import shown
+from chronorun.lifecycle.record.telling import natural
 
 MOST_EXPERTS = 2000
 """Experts that are remembered, with 20 events each; later ones are only counted."""
@@ -123,9 +124,9 @@ class Lineage:
         if not before or not after or gone == back:
             self._note(d.layer_id, d.expert_id, at, "rolled back")
             return
-        for name in sorted(gone, key=expert_order):
+        for name in sorted(gone, key=natural):
             self._note(d.layer_id, name, at, "rolled back")
-        for name in sorted(back, key=expert_order):
+        for name in sorted(back, key=natural):
             self._note(d.layer_id, name, at, "brought back by rollback")
 
     def family(self, names: Collection[str]) -> set[Key]:
@@ -167,7 +168,7 @@ class Lineage:
         children = self._children()
         keys = [k for k in self.experts if k[0] == layer_id and (only is None or k in only)]
         chosen = set(keys)
-        keys.sort(key=lambda key: expert_order(key[1]))
+        keys.sort(key=lambda key: natural(key[1]))
         rooted = [k for k in keys if (layer_id, self.experts[k].parent_id) not in chosen]
         seen: set[Key] = set()
         # In a circle nobody is first: then all are tried in turn.
@@ -192,7 +193,7 @@ class Lineage:
             yield own + self.experts[key].words()
             below = below if len(below) < 3 * _MOST_DEPTH else below[: 3 * _MOST_DEPTH]
             young = [k for k in children.get(key, []) if k in chosen and k not in seen]
-            young.sort(key=lambda k: (self.experts[k].born or 0, expert_order(k[1])))
+            young.sort(key=lambda k: (self.experts[k].born or 0, natural(k[1])))
             for index, child in reversed(list(enumerate(young))):
                 last = index == len(young) - 1
                 waiting.append(

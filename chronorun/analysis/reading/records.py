@@ -10,7 +10,6 @@ Step = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 Index = Annotated[int, Meta(ge=0, le=10**6)]
 NOTHING, NO_NAMES = Raw(b"{}"), Raw(b"[]")
 SCHEMA_VERSION = 1
-NOT_CARRIED_OUT = "not carried out: the run ended"
 
 
 class Decision(Struct, gc=False):

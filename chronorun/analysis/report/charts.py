@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from chronorun.analysis.reading.fields import figure, shown
 from chronorun.analysis.reading.thinning import Point, ThinnedLine
-from chronorun.analysis.report.edits import LETTERS, Edit, natural, short_name
+from chronorun.analysis.report.edits import Edit
 from chronorun.analysis.report.gather import LayerData, Life
 from chronorun.analysis.report.svg import (
     WIDTH,
@@ -23,6 +23,7 @@ from chronorun.analysis.report.svg import (
     tag,
     text,
 )
+from chronorun.lifecycle.record.telling import LETTERS, natural, short_name
 
 LANE = 17
 _APART = 1 / 17

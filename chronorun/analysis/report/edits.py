@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,35 +9,16 @@ from typing import Any
 import msgspec
 
 from chronorun.analysis.reading.fields import (
-    figure,
-    finite,
     integer,
     mapping,
     number,
+    plain,
     string,
     strings,
 )
+from chronorun.lifecycle.record.telling import BIRTHS, LETTERS, evidence
 
-LETTERS = {
-    "SPAWN": "N",
-    "SPLIT": "S",
-    "PRUNE": "P",
-    "MERGE": "M",
-    "REVIVE": "R",
-    "ROLLBACK": "U",
-}
-"""The mark of each action in the pictures: N for new, U for undone."""
 UNFINISHED = " (not carried out)"
-_BIRTHS = ("SPAWN", "SPLIT", "REVIVE")
-_EVIDENCE = {
-    "SPLIT": "share {share:.2f} for {overload_duration:d} checkpoints",
-    "PRUNE": "no token for {dormancy_duration:d} checkpoints",
-    "MERGE": "cosine {cosine:.2f}, overlap {overlap:.2f}, {convergence_duration:d} checkpoints",
-    "SPAWN": "router {starved_by:.20} for {starvation_duration:d} checkpoints",
-    "REVIVE": "router {starved_by:.20}, starved tokens overlap its own by {archive_overlap:.2f}",
-    "ROLLBACK": "probe loss {probe_loss:.4f}, without the edit {undone_loss:.4f}",
-}
-"""The figures that decided, in words; of records that lack them, the first few are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +117,12 @@ def _edit(
         parent_id=string(record, "parent_id"),
         partner_id=string(record, "partner_id"),
         reason=string(record, "reason") or "",
-        evidence=_evidence(action, mapping(record, "metrics_at_decision")),
+        evidence=evidence(
+            action,
+            plain(mapping(record, "metrics_at_decision")),
+            plain(mapping(record, "config_snapshot")),
+            undoes,
+        ),
         born=born,
         died=died,
         experts_before=len(before) or None,
@@ -164,30 +149,13 @@ def _changes(
         came, went = set(after) - set(before), set(before) - set(after)
         return tuple(sorted(came & concerned)), tuple(sorted(went & concerned))
     expert_id, partner_id = string(record, "expert_id"), string(record, "partner_id")
-    if action in _BIRTHS and expert_id is not None:
+    if action in BIRTHS and expert_id is not None:
         return (expert_id,), ()
     if action == "PRUNE" and expert_id is not None:
         return (), (expert_id,)
     if action == "MERGE" and partner_id is not None:
         return (), (partner_id,)
     return (), ()
-
-
-def _evidence(action: str, metrics: Mapping[str, Any]) -> str:
-    try:
-        # The forms are ours; from the log come only values, and the types that the forms ask for.
-        if words := _EVIDENCE.get(action, "").format(**metrics):
-            return words
-    except (KeyError, TypeError, ValueError, OverflowError):
-        pass
-    parts = []
-    for key, value in list(metrics.items())[:5]:
-        words = str(key)[:40].replace("_", " ")
-        if (amount := finite(value)) is not None:
-            parts.append(f"{words} {figure(amount, '.3g')}")
-        elif isinstance(value, str):
-            parts.append(f"{words} {value[:40]}")
-    return ", ".join(parts)
 
 
 class Evaluation(msgspec.Struct):
@@ -207,17 +175,3 @@ def read_judgements(records: Iterable[Evaluation]) -> dict[int, Judgement]:
             if seq is not None and realised is not None:
                 found[seq] = Judgement(realised, item.get("harmful") is True)
     return found
-
-
-def natural(expert_id: str) -> tuple[tuple[int, int | str], ...]:
-    """Return a key that sorts L0_E10 after L0_E9."""
-    return tuple(
-        (0, int(part)) if part.isdecimal() else (1, part)
-        for part in re.split(r"([0-9]{1,15})", expert_id)
-    )
-
-
-def short_name(expert_id: str) -> str:
-    """Return E9 for L2_E9, as rows of a layer's picture are labelled."""
-    match = re.fullmatch(r"L[0-9]+_(E[0-9]{1,6})", expert_id)
-    return match[1] if match else (expert_id if len(expert_id) <= 7 else expert_id[:6] + "…")

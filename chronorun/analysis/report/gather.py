@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chronorun.analysis.reading.fields import (
-    finite,
     integer,
     mapping,
     number,
@@ -22,10 +21,11 @@ from chronorun.analysis.report.edits import (
     Edit,
     Evaluation,
     Judgement,
-    natural,
     read_edits,
     read_judgements,
 )
+from chronorun.core.words import finite
+from chronorun.lifecycle.record.telling import natural
 
 MOST_LAYERS = 16
 """Layers that are drawn one by one; those with the most edits first."""

@@ -15,9 +15,10 @@ from chronorun.analysis.report.charts import (
     line_chart,
     lineage,
 )
-from chronorun.analysis.report.edits import LETTERS, UNFINISHED, Edit, natural
+from chronorun.analysis.report.edits import UNFINISHED, Edit
 from chronorun.analysis.report.gather import MOST_LAYERS, LayerData, RunData
 from chronorun.analysis.report.svg import Scale, tag
+from chronorun.lifecycle.record.telling import LETTERS, natural
 
 MOST_ROWS = 48
 """Experts with a row of their own in a picture."""

@@ -21,9 +21,9 @@ from chronorun.bench.evidence.course import Course, read_course
 from chronorun.bench.evidence.events import excess_and_recovery
 from chronorun.core.jsonl import BYTE_ORDER_MARK
 from chronorun.errors import StorageError
+from chronorun.lifecycle.record.telling import ACTIONS
 
 Figures = dict[str, float | None]
-ACTIONS = ("SPAWN", "PRUNE", "SPLIT", "MERGE", "REVIVE", "ROLLBACK")
 _REFUSED = {"deferrals": "deferred", "blocked": "blocked"}
 
 

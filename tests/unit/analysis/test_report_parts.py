@@ -8,12 +8,13 @@ import math
 import pytest
 from hypothesis import given, strategies as st
 
-from chronorun.analysis.reading.fields import figure, finite, integer, shown
+from chronorun.analysis.reading.fields import figure, integer, shown
 from chronorun.analysis.reading.thinning import ThinnedColumns, ThinnedLine
 from chronorun.analysis.report.charts import depth, family_order
-from chronorun.analysis.report.edits import natural, read_edits, short_name
+from chronorun.analysis.report.edits import read_edits
 from chronorun.analysis.report.gather import LayerData, Life, lives
 from chronorun.analysis.report.svg import Scale, short_step
+from chronorun.core.words import finite
 
 finite_floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -83,16 +84,6 @@ def test_steps_are_short_on_an_axis(value: float, expected: str) -> None:
 
 def test_a_share_is_coloured_by_its_root() -> None:
     assert [depth(share) for share in (0.0, 1e-9, 0.01, 0.25, 1.0)] == [0, 1, 2, 6, 10]
-
-
-def test_experts_are_sorted_by_their_numbers() -> None:
-    names = ["L0_E10", "L0_E9", "x", "L10_E1", "9", ""]
-    assert sorted(names, key=natural) == ["", "9", "L0_E9", "L0_E10", "L10_E1", "x"]
-
-
-def test_names_are_short_in_a_layer() -> None:
-    assert short_name("L2_E9") == "E9"
-    assert short_name("something long") == "someth…"
 
 
 def test_numbers_are_taken_only_where_they_are_numbers() -> None:

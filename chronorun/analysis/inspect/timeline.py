@@ -1,25 +1,21 @@
-"""Actions as people read them: what, who, why, and what the probe felt."""
+"""The actions of a run for people: what, who, why, and what the probe measured."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from chronorun.analysis.reading.fields import scalars
+from chronorun.analysis.reading.gather import Counts, count
 from chronorun.analysis.reading.records import Decision, Judgement
 from chronorun.core.words import finite, shown, signed
 from chronorun.lifecycle.record import telling
 from chronorun.lifecycle.record.telling import NOT_CARRIED_OUT
 
-_MOST_KINDS = 100
 HEAD, TAIL = 20, 20
 """Actions that a terminal shows: the first and the last."""
-
-
-Fate = Literal["done", "unfinished", "would"]
-"""Carried out, decided and not carried out when the run ended, or only proposed."""
 
 
 @dataclass
@@ -29,20 +25,12 @@ class Timeline:
     head: list[Decision] = field(default_factory=list)
     tail: deque[Decision] = field(default_factory=lambda: deque(maxlen=TAIL))
     listed: int = 0
-    counts: dict[tuple[str, Fate], int] = field(default_factory=dict)
+    counts: Counts = field(default_factory=dict)
 
     def add(self, decision: Decision) -> None:
         """Add the next action."""
         self.listed += 1
-        fate: Fate = "would" if decision.dry_run else "done"
-        if decision.integrated_step is None and fate == "done":
-            fate = "unfinished"
-        key = (decision.action, fate)
-        counts = self.counts
-        if key in counts:
-            counts[key] += 1
-        elif len(counts) < _MOST_KINDS:
-            counts[key] = 1
+        count(self.counts, decision)
         if len(self.head) < HEAD:
             self.head.append(decision)
         else:
@@ -79,7 +67,7 @@ def evidence(decision: Decision) -> str:
 
 
 def receipt(decision: Decision, judgement: Judgement | None = None) -> str:
-    """Return what the edit did: experts, what the probe felt, what it was worth in the end."""
+    """Return what the edit did: to the experts, to the probe loss, and its judged benefit."""
     if decision.is_unfinished:
         return NOT_CARRIED_OUT
     felt = scalars(decision.receipt)
@@ -91,7 +79,7 @@ def receipt(decision: Decision, judgement: Judgement | None = None) -> str:
 
 
 def probe_words(felt: Mapping[str, Any]) -> list[str]:
-    """Return what the probe felt, in words."""
+    """Return the probe's measurements in words."""
     parts = []
     if (shock := finite(felt.get("probe_shock"))) is not None:
         parts.append(f"probe loss {signed(100 * shock, 3)}%" if shock else "probe loss unchanged")
@@ -101,9 +89,9 @@ def probe_words(felt: Mapping[str, Any]) -> list[str]:
 
 
 def _benefits(decision: Decision, judgement: Judgement | None) -> list[str]:
-    if judgement is None or judgement.realised_benefit is None:
+    if judgement is None or judgement.realised is None:
         return []
-    realised = judgement.realised_benefit
+    realised = judgement.realised
     predicted = finite(scalars(decision.metrics_at_decision).get("predicted_benefit"))
     told = "" if predicted is None else f" (expected {signed(predicted)})"
     verdict = "harmful" if judgement.harmful else "helped" if realised < 0.0 else "no harm"
@@ -135,7 +123,7 @@ def action_record(decision: Decision, judgement: Judgement | None = None) -> dic
         "probe_shock": finite(felt.get("probe_shock")),
         "output_change": finite(felt.get("output_change")),
         "predicted_benefit": finite(metrics.get("predicted_benefit")),
-        "realised_benefit": None if judgement is None else judgement.realised_benefit,
+        "realised_benefit": None if judgement is None else judgement.realised,
         "harmful": None if judgement is None else judgement.harmful,
         "metrics": metrics,
         "config": config,

@@ -40,17 +40,6 @@ def mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def sequence(record: Mapping[str, Any], key: str) -> list[Any]:
-    """Return a list; an empty one for anything else."""
-    value = record.get(key)
-    return value if isinstance(value, list) else []
-
-
-def strings(record: Mapping[str, Any], key: str) -> list[str]:
-    """Return the texts of a list."""
-    return [item[:200] for item in sequence(record, key) if isinstance(item, str)]
-
-
 def scalars(raw: msgspec.Raw) -> dict[str, Any]:
     """Return the plain values of an object in JSON; none for anything else."""
     try:

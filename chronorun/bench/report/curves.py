@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from chronorun.analysis.reading.fields import shown
-from chronorun.analysis.reading.thinning import Point
+from chronorun.analysis.reading.series import Point
 from chronorun.analysis.report.svg import (
     Scale,
     frame,

@@ -13,9 +13,10 @@ import pytest
 from unit.analysis.inspect_here import Inspect, decision, errors, inspect, small_run, write_log
 
 from chronorun.analysis.inspect import follow as inspect_follow
-from chronorun.analysis.inspect.sparkline import Series, spark
+from chronorun.analysis.inspect.sparkline import spark
 from chronorun.analysis.reading.records import Decision
 from chronorun.analysis.reading.run import Notices, Run, read_records, read_typed
+from chronorun.analysis.reading.series import Series
 
 __all__ = ["inspect"]
 

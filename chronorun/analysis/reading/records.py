@@ -209,7 +209,7 @@ class LayerShares(Struct):
     layer_id: Index | None = None
     num_experts: Step = 0
     utilization_shares: list[float | None] = []
-    expert_ids: list[str] = []
+    expert_ids: list[str] | None = None
     dead_expert_count: Step = 0
 
     @property

@@ -164,7 +164,7 @@ class _Drawing:
 
 def _add_shares(layer: LayerData, step: int, item: LayerShares) -> None:
     layer.sizes.add(step, item.size)
-    ids, shares = item.expert_ids, item.utilization_shares
+    ids, shares = item.expert_ids or [], item.utilization_shares
     if len(ids) != len(shares):
         ids = [f"L{layer.layer_id}_E{slot}" for slot in range(min(len(shares), MOST_EXPERTS))]
     found: dict[str, float] = {}

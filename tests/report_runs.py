@@ -50,7 +50,7 @@ def decision(seq: int, step: int, action: str, expert_id: str, **fields: Any) ->
         "expert_id": expert_id,
         "parent_id": None,
         "reason": "overloaded",
-        "metrics_at_decision": {"predicted_benefit": -0.002},
+        "metrics_at_decision": {"share": 0.5, "predicted_benefit": -0.002},
         "config_snapshot": {},
         "seq": seq,
         "integrated_step": step,

@@ -17,12 +17,13 @@ from chronorun.analysis.inspect.follow import follow, followable
 from chronorun.analysis.inspect.screen import headline, render_log, render_run, render_sweep
 from chronorun.analysis.inspect.sweep import scan_sweep
 from chronorun.analysis.inspect.timeline import action_record, receipt, what, who, why
-from chronorun.analysis.inspect.view import DECISIONS, scan_decisions, scan_run
+from chronorun.analysis.inspect.view import scan_decisions, scan_run
+from chronorun.analysis.reading.gather import DECISIONS
 from chronorun.analysis.reading.records import Decision
 from chronorun.analysis.reading.run import LOGS, Run
-from chronorun.analysis.reading.text import shown
 from chronorun.core.screen import Screen
 from chronorun.core.terminal import warn
+from chronorun.core.words import shown
 from chronorun.errors import UserError
 
 

@@ -20,6 +20,7 @@ from chronorun.analysis.replay.sweep import SweepReplay, replay_sweep
 from chronorun.analysis.replay.whatif import Change, WhatIf, what_if
 from chronorun.core.text import harmless
 from chronorun.errors import UserError
+from chronorun.lifecycle.record.telling import who
 
 SCHEMA_VERSION = 1
 LONGEST = 200
@@ -153,14 +154,9 @@ def _change(other: WhatIf, change: Change) -> str:
         when = f"fewer: not at step {change.step}"
     else:
         when = f"{change.kind}: at step {change.would_be_step}, not {change.step}"
-    return f"  {_who(change)} {when}{'' if other.is_exact(change) else ' (projected)'}"
-
-
-def _who(change: Change) -> str:
     made = change.made
-    partner = "" if made.partner_id is None else f" with {made.partner_id}"
-    of = "" if made.parent_id is None else f" from {made.parent_id}"
-    return f"{made.action} {made.expert_id}{of}{partner}"
+    named = f"{made.action} {who(made.expert_id, made.parent_id, made.partner_id)}"
+    return f"  {named} {when}{'' if other.is_exact(change) else ' (projected)'}"
 
 
 # ---- for programs ---------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from chronorun.core.processes import digest_plain, digest_tensors
 from chronorun.core.state import pack, unpack
 from chronorun.data import domain_batches, fixed_batches
 from chronorun.errors import RunInterrupted
+from chronorun.lifecycle.record.telling import describe
 from chronorun.model import GPT
 from chronorun.training.checkpoints.folder import (
     Checkpoint,
@@ -31,10 +32,10 @@ from chronorun.training.checkpoints.folder import (
 from chronorun.training.context import Part, RunContext
 from chronorun.training.evaluate import evaluate
 from chronorun.training.heartbeat import Heartbeat
-from chronorun.training.lifecycle_report import COLUMNS, decision_rows, describe, lifecycle_summary
 from chronorun.training.scenarios import Scenario
 from chronorun.training.stepping import Stepper, StepResult, autocast
 from chronorun.training.stop_request import StopRequest
+from chronorun.training.summary import COLUMNS, decision_rows, lifecycle_summary
 
 
 class Trainer:

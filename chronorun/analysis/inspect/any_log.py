@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from chronorun.analysis.inspect.filters import Filters
-from chronorun.analysis.inspect.sparkline import Series
 from chronorun.analysis.reading.run import Notices, read_records
-from chronorun.analysis.reading.text import finite, shown
+from chronorun.analysis.reading.series import Series
+from chronorun.core.words import finite, shown
 from chronorun.errors import UserError
 
 MOST_SERIES = 200

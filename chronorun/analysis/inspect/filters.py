@@ -8,8 +8,7 @@ from typing import Any
 
 from chronorun.analysis.reading.records import Decision
 from chronorun.errors import UserError
-
-ACTIONS = ("SPAWN", "PRUNE", "SPLIT", "MERGE", "REVIVE", "ROLLBACK")
+from chronorun.lifecycle.record.telling import ACTIONS
 
 
 @dataclass(frozen=True)

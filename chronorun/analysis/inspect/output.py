@@ -1,4 +1,4 @@
-"""What ``inspect`` prints for programs: JSON after ``inspect.schema.json``, and CSV.
+"""The output of ``inspect`` for programs: JSON by ``inspect.schema.json``, and CSV.
 
 Rows wait in a temporary file beyond some size, so that memory stays flat, and nothing is printed
 of a log that turns out to be damaged.
@@ -18,12 +18,16 @@ from typing import Any, TextIO
 import msgspec
 
 from chronorun.analysis.inspect.any_log import LogView
+from chronorun.analysis.inspect.expert_answers import answers
+from chronorun.analysis.inspect.expert_story import Spell, Story
 from chronorun.analysis.inspect.sweep import SweepView
-from chronorun.analysis.inspect.timeline import Fate, action_record
+from chronorun.analysis.inspect.timeline import action_record
 from chronorun.analysis.inspect.view import RunView
-from chronorun.analysis.reading.records import Decision, Judgement
-from chronorun.analysis.reading.text import finite
+from chronorun.analysis.reading.fields import scalars
+from chronorun.analysis.reading.records import Decision, Fate, Judgement
+from chronorun.analysis.reading.series import Series
 from chronorun.core.text import harmless
+from chronorun.core.words import finite
 
 SCHEMA_VERSION = 1
 CSV_COLUMNS = (
@@ -54,7 +58,7 @@ FIGURE_COLUMNS = ("step", "name", "value")
 
 
 def to_json(value: Any) -> str:
-    """Return JSON in ASCII, which no terminal takes for a command; NaN becomes null."""
+    """Return JSON in ASCII, so that no terminal can obey it; NaN becomes null."""
     with contextlib.suppress(UnicodeEncodeError):
         text = msgspec.json.encode(value)
         if text.isascii() and b"\x7f" not in text:
@@ -72,7 +76,7 @@ def _finite(value: Any) -> Any:
 
 
 class ActionRows:
-    """Takes the listed actions, as JSON or CSV rows, until the rest is known to be readable."""
+    """Listed actions as JSON or CSV rows, held back until all logs have been read."""
 
     def __init__(self, as_csv: bool) -> None:
         self.as_csv = as_csv
@@ -136,14 +140,74 @@ def run_record(view: RunView) -> dict[str, Any]:
                 "layer_id": layer_id,
                 "start": p.start,
                 "end": p.end,
-                "points": [[step, n] for step, n in p.series.points],
+                "points": [[step, n] for step, n in p.points()],
             }
             for layer_id, p in sorted(view.populations.items())
         ],
         "lineage": [expert.to_dict() for expert in view.lineage.experts.values()],
-        "why": None if view.story is None else view.story.to_dict(),
+        "why": None if view.story is None else story_record(view.story),
         "notices": list(view.notices.lines),
     }
+
+
+def story_record(story: Story) -> dict[str, Any]:
+    """Return the story of one expert."""
+    return {
+        "expert_id": story.expert_id,
+        "layer_id": story.layer_id,
+        "born_step": story.born_step,
+        "parent_id": story.parent_id,
+        "state": None if story.state is None else story.state[:200],
+        "checkpoints": story.checkpoints,
+        "states": [
+            {"step": t.step, "from": t.before, "to": t.after, "reason": t.reason}
+            for t in [*story.states, *story.last_states]
+        ],
+        "releases": [
+            {
+                "step": t.step,
+                "expert_id": t.expert_id[:200],
+                "parent_id": None if t.parent_id is None else t.parent_id[:200],
+                "probe_shock": finite(scalars(t.receipt).get("probe_shock")),
+                "output_change": finite(scalars(t.receipt).get("output_change")),
+            }
+            for t in story.releases
+        ],
+        "lens_deferrals": story.lens_deferrals,
+        "share": _range(story.share),
+        "even_share": story.even_share,
+        "held": {
+            name: {
+                "longest": held.longest,
+                "longest_step": held.longest_step,
+                "now": held.now,
+                "patience": held.patience,
+            }
+            for name, held in (
+                ("dormancy", story.dormancy),
+                ("overload", story.overload),
+                ("convergence", story.convergence),
+                ("suspicion", story.suspicion),
+            )
+        },
+        "nearest": None if story.nearest is None else dict(vars(story.nearest)),
+        "proposals": [_spell(spell) for spell in story.spells],
+        "answers": [
+            {"action": action, "happened": happened, "text": text}
+            for action, happened, text in answers(story)
+        ],
+    }
+
+
+def _spell(spell: Spell) -> dict[str, Any]:
+    return {name: value for name, value in vars(spell).items() if name != "seq"}
+
+
+def _range(series: Series) -> dict[str, float] | None:
+    if not series.count:
+        return None
+    s = series
+    return {"first": s.first, "last": s.last, "low": s.low, "high": s.high}
 
 
 def headline_record(view: RunView) -> dict[str, Any]:

@@ -9,15 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from chronorun.analysis.inspect.any_log import LogView
+from chronorun.analysis.inspect.expert_screen import render_story
 from chronorun.analysis.inspect.filters import Filters
-from chronorun.analysis.inspect.sparkline import Series, spark
-from chronorun.analysis.inspect.story_screen import render_story
+from chronorun.analysis.inspect.sparkline import spark
 from chronorun.analysis.inspect.sweep import SweepView
 from chronorun.analysis.inspect.timeline import receipt, what, who, why
 from chronorun.analysis.inspect.view import RunView
 from chronorun.analysis.reading.records import Decision
 from chronorun.analysis.reading.run import Notices
-from chronorun.analysis.reading.text import expert_order, figure, shown
+from chronorun.analysis.reading.series import columns
+from chronorun.core.words import figure, shown
+from chronorun.lifecycle.record.telling import natural
 
 MOST_TREE_LINES = 60
 _COLOURS = {
@@ -134,9 +136,9 @@ def _nothing_listed(view: RunView, filters: Filters) -> str:
     if unknown and layers and not view.layers_left_out:
         told += f"; there is no layer {_listed(unknown)}, only {_span(layers)}"
     known = view.experts()
-    strange = sorted(filters.experts - known, key=expert_order)
+    strange = sorted(filters.experts - known, key=natural)
     if strange and known and not (view.layers_left_out or view.lineage.left_out):
-        here = sorted((name for name in known if _in_layers(name, filters)), key=expert_order)
+        here = sorted((name for name in known if _in_layers(name, filters)), key=natural)
         told += f"; there is no expert {_listed(strange)}, only {_span(here or sorted(known))}"
     return told
 
@@ -192,7 +194,7 @@ def _populations(
     yield Text(f"experts per layer, step {since} to {view.last_step}", style="bold")
     wide = max(8, min(60, width - 40))
     for layer_id, p in shown_layers.items():
-        values = p.series.columns(wide, since, view.last_step)
+        values = columns(p.points(), wide, since, view.last_step)
         # Before its first checkpoint a layer has what it began with.
         begun = None if p.start is None else float(p.start)
         filled = [begun if value is None else value for value in values]
@@ -261,21 +263,18 @@ def _series_table(view: LogView, width: int, ascii_only: bool) -> Table:
     table.add_column("figure", overflow="fold", min_width=12)
     for name in ("first", "last", "low", "high"):
         table.add_column(name, justify="right", no_wrap=True)
-    columns = min(40, width - 72)
-    if columns >= 8:
+    room = min(40, width - 72)
+    if room >= 8:
         table.add_column("course", no_wrap=True)
     since, until = view.first_step or 0, view.last_step or view.taken
     for name, series in view.series.items():
         cells = [Text(shown(name, 60))]
         cells += [Text(f"{v:.4g}") for v in (series.first, series.last, series.low, series.high)]
-        if columns >= 8:
-            cells.append(Text(_course(series, columns, since, until, ascii_only)))
+        if room >= 8:
+            course = series.columns(room, since, until)
+            cells.append(Text(spark(course, ascii_only)))
         table.add_row(*cells)
     return table
-
-
-def _course(series: Series, width: int, since: int, until: int, ascii_only: bool) -> str:
-    return spark(series.columns(width, since, until), ascii_only)
 
 
 def _label_table(view: LogView) -> Table:

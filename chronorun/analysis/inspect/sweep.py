@@ -11,6 +11,7 @@ from chronorun.analysis.inspect.filters import Filters
 from chronorun.analysis.inspect.view import RunView, scan_run
 from chronorun.analysis.reading.records import Decision, Judgement
 from chronorun.analysis.reading.run import LOGS, Notices, Run
+from chronorun.analysis.reading.series import Series
 from chronorun.errors import UserError
 
 _DEPTH = 3
@@ -78,9 +79,11 @@ def _named(
 def _slim(run: RunView) -> RunView:
     """Drop what a row does not show."""
     run.judgements.clear()
+    run.summary = run.manifest = {}
+    run.train_losses = run.val_losses = Series()
     run.lineage.experts.clear()
     run.timeline.head.clear()
     run.timeline.tail.clear()
     for population in run.populations.values():
-        population.series.points.clear()
+        population.snapshots = population.edits = Series()
     return run

@@ -1,40 +1,21 @@
-"""Actions as people read them: what, who, why, and what the probe felt."""
+"""The actions of a run for people: what, who, why, and what the probe measured."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from chronorun.analysis.reading.records import NOT_CARRIED_OUT, Decision, Judgement
-from chronorun.analysis.reading.text import figure, finite, scalars, shown, signed
+from chronorun.analysis.reading.fields import scalars
+from chronorun.analysis.reading.gather import Counts, count
+from chronorun.analysis.reading.records import Decision, Judgement
+from chronorun.core.words import finite, shown, signed
+from chronorun.lifecycle.record import telling
+from chronorun.lifecycle.record.telling import NOT_CARRIED_OUT
 
-_MOST_KINDS = 100
 HEAD, TAIL = 20, 20
 """Actions that a terminal shows: the first and the last."""
-_EVIDENCE: Mapping[str, str] = {
-    "SPLIT": "share {share} {over} for {overload_duration} checkpoints (patience {split_patience})",
-    "PRUNE": "no token for {dormancy_duration} checkpoints (patience {prune_patience})",
-    "MERGE": (
-        "cosine {cosine} > {merge_similarity_threshold}, overlap {overlap} > "
-        "{merge_overlap_threshold} for {convergence_duration} checkpoints "
-        "(patience {merge_patience})"
-    ),
-    "SPAWN": (
-        "router {starved_by} for {starvation_duration} checkpoints (patience {spawn_patience})"
-    ),
-    "REVIVE": (
-        "router {starved_by} for {starvation_duration} checkpoints (patience {spawn_patience}), "
-        "its tokens starve (overlap {archive_overlap})"
-    ),
-    "ROLLBACK": "probe loss {probe_loss} with the edit, {undone_loss} without it",
-}
-_COMMON = ("predicted_benefit", "unresolved_debt", "num_experts", "token_entropy_ratio")
-
-
-Fate = Literal["done", "unfinished", "would"]
-"""Carried out, decided and not carried out when the run ended, or only proposed."""
 
 
 @dataclass
@@ -44,20 +25,12 @@ class Timeline:
     head: list[Decision] = field(default_factory=list)
     tail: deque[Decision] = field(default_factory=lambda: deque(maxlen=TAIL))
     listed: int = 0
-    counts: dict[tuple[str, Fate], int] = field(default_factory=dict)
+    counts: Counts = field(default_factory=dict)
 
     def add(self, decision: Decision) -> None:
         """Add the next action."""
         self.listed += 1
-        fate: Fate = "would" if decision.dry_run else "done"
-        if decision.integrated_step is None and fate == "done":
-            fate = "unfinished"
-        key = (decision.action, fate)
-        counts = self.counts
-        if key in counts:
-            counts[key] += 1
-        elif len(counts) < _MOST_KINDS:
-            counts[key] = 1
+        count(self.counts, decision)
         if len(self.head) < HEAD:
             self.head.append(decision)
         else:
@@ -70,12 +43,8 @@ class Timeline:
 
 
 def who(decision: Decision) -> str:
-    """Return the experts of an action: ``L0_E3 -> L0_E8`` for a birth, ``a <- b`` for a merge."""
-    d = decision
-    name = shown(d.expert_id, 40) or "?"
-    if d.parent_id is not None:
-        return f"{shown(d.parent_id, 40)} -> {name}"
-    return f"{name} <- {shown(d.partner_id, 40)}" if d.partner_id is not None else name
+    """Return the experts of an action."""
+    return telling.who(decision.expert_id, decision.parent_id, decision.partner_id)
 
 
 def what(decision: Decision) -> str:
@@ -90,60 +59,15 @@ def why(decision: Decision) -> str:
     return f"{reason}: {figures}" if reason and figures else reason or figures
 
 
-class _Figures(dict[str, Any]):
-    """Values that a form's names stand for, in words."""
-
-    def __getitem__(self, name: str) -> str:
-        return figure(super().__getitem__(name), ".3g")
-
-
 def evidence(decision: Decision) -> str:
-    """Return the figures that decided, beside what they were compared with where that is known."""
-    return _evidence(
-        decision, scalars(decision.metrics_at_decision), scalars(decision.config_snapshot)
-    )
-
-
-def _evidence(decision: Decision, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    form = _EVIDENCE.get(decision.action, "")
-    known = _Figures({**metrics, **config, "over": _over(metrics, config)})
-    try:
-        words = " ".join(form.format_map(known).split())
-    except KeyError:
-        words = ""
-    if words and decision.action == "ROLLBACK" and decision.undoes is not None:
-        words += f" (undoes decision {decision.undoes})"
-    return words or _listed(metrics, config)
-
-
-def _over(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Return which of its two thresholds a share exceeded."""
-    share, relative = finite(metrics.get("share")), finite(metrics.get("share_ratio"))
-    threshold, ratio = (
-        finite(config.get(k)) for k in ("split_share_threshold", "split_share_ratio")
-    )
-    if share is not None and threshold is not None and share > threshold:
-        return f"> {threshold:g}"
-    if relative is not None and ratio is not None:
-        return f"({relative:.2f} > {ratio:g} times the even share)"
-    return ""
-
-
-def _listed(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    parts: list[str] = []
-    patience = next((value for key, value in config.items() if key.endswith("_patience")), None)
-    # What is compared with a patience says most.
-    for key in sorted(metrics, key=lambda name: not name.endswith("_duration")):
-        if key in _COMMON or len(parts) == 5:
-            continue
-        text = f"{shown(key, 40)} {figure(metrics[key], '.3g')}"
-        limit = patience if key.endswith("_duration") else None
-        parts.append(text if limit is None else f"{text} (patience {figure(limit)})")
-    return ", ".join(parts)
+    """Return the figures that decided, with their thresholds where the record has them."""
+    d = decision
+    metrics, config = scalars(d.metrics_at_decision), scalars(d.config_snapshot)
+    return telling.evidence(d.action, metrics, config, d.undoes)
 
 
 def receipt(decision: Decision, judgement: Judgement | None = None) -> str:
-    """Return what the edit did: experts, what the probe felt, what it was worth in the end."""
+    """Return what the edit did: to the experts, to the probe loss, and its judged benefit."""
     if decision.is_unfinished:
         return NOT_CARRIED_OUT
     felt = scalars(decision.receipt)
@@ -155,7 +79,7 @@ def receipt(decision: Decision, judgement: Judgement | None = None) -> str:
 
 
 def probe_words(felt: Mapping[str, Any]) -> list[str]:
-    """Return what the probe felt, in words."""
+    """Return the probe's measurements in words."""
     parts = []
     if (shock := finite(felt.get("probe_shock"))) is not None:
         parts.append(f"probe loss {signed(100 * shock, 3)}%" if shock else "probe loss unchanged")
@@ -165,9 +89,9 @@ def probe_words(felt: Mapping[str, Any]) -> list[str]:
 
 
 def _benefits(decision: Decision, judgement: Judgement | None) -> list[str]:
-    if judgement is None or judgement.realised_benefit is None:
+    if judgement is None or judgement.realised is None:
         return []
-    realised = judgement.realised_benefit
+    realised = judgement.realised
     predicted = finite(scalars(decision.metrics_at_decision).get("predicted_benefit"))
     told = "" if predicted is None else f" (expected {signed(predicted)})"
     verdict = "harmful" if judgement.harmful else "helped" if realised < 0.0 else "no harm"
@@ -193,13 +117,13 @@ def action_record(decision: Decision, judgement: Judgement | None = None) -> dic
         "partner_id": None if d.partner_id is None else d.partner_id[:200],
         "undoes": d.undoes,
         "reason": d.reason[:200],
-        "evidence": _evidence(d, metrics, config),
+        "evidence": telling.evidence(d.action, metrics, config, d.undoes),
         "experts_before": len(d.before()) or None,
         "experts_after": len(d.experts_after) or None,
         "probe_shock": finite(felt.get("probe_shock")),
         "output_change": finite(felt.get("output_change")),
         "predicted_benefit": finite(metrics.get("predicted_benefit")),
-        "realised_benefit": None if judgement is None else judgement.realised_benefit,
+        "realised_benefit": None if judgement is None else judgement.realised,
         "harmful": None if judgement is None else judgement.harmful,
         "metrics": metrics,
         "config": config,

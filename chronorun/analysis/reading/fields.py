@@ -1,27 +1,23 @@
-"""Takes values out of records that anyone may have written: what does not fit is not there."""
+"""Values from JSON objects that anyone may have written; values of another type are left out."""
 
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from chronorun.core.text import harmless
+import msgspec
 
+from chronorun.core.text import harmless
+from chronorun.core.words import finite
+
+_MOST_KEYS = 40
 _LARGEST = 1 << 53
 
 
 def number(record: Mapping[str, Any], key: str) -> float | None:
     """Return a finite number of a size that can be drawn; None for anything else."""
     return finite(record.get(key))
-
-
-def finite(value: object) -> float | None:
-    """Return a value that is a finite number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < 1e100 and math.isfinite(value) else None
 
 
 def integer(record: Mapping[str, Any], key: str) -> int | None:
@@ -44,15 +40,32 @@ def mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def sequence(record: Mapping[str, Any], key: str) -> list[Any]:
-    """Return a list; an empty one for anything else."""
-    value = record.get(key)
-    return value if isinstance(value, list) else []
+def scalars(raw: msgspec.Raw) -> dict[str, Any]:
+    """Return the plain values of an object in JSON; none for anything else."""
+    try:
+        found = msgspec.json.decode(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return plain(found) if isinstance(found, Mapping) else {}
 
 
-def strings(record: Mapping[str, Any], key: str) -> list[str]:
-    """Return the texts of a list."""
-    return [item[:200] for item in sequence(record, key) if isinstance(item, str)]
+def plain(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain values of an object, texts cut."""
+    kept: dict[str, Any] = {}
+    for key, value in found.items():
+        if len(kept) == _MOST_KEYS:
+            break
+        if (
+            (type(value) is float and -1e100 < value < 1e100)
+            or value is None
+            or isinstance(value, bool)
+        ):
+            kept[key[:80]] = value
+        elif isinstance(value, str):
+            kept[key[:80]] = value[:200]
+        elif (number := finite(value)) is not None:
+            kept[key[:80]] = value if isinstance(value, int) else number
+    return kept
 
 
 def shown(value: object, length: int = 200) -> str:

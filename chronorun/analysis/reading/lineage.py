@@ -1,14 +1,15 @@
-"""Who came from whom, who went into whom, who came back."""
+"""The descent of a run's experts: births, merges, removals and returns."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from chronorun.analysis.reading.records import Decision
-from chronorun.analysis.reading.text import expert_order, shown
+from chronorun.core.words import shown
+from chronorun.lifecycle.record.telling import LETTERS, natural
 
 MOST_EXPERTS = 2000
 """Experts that are remembered, with 20 events each; later ones are only counted."""
@@ -17,11 +18,26 @@ _MOST_DEPTH = 12
 Key = tuple[int | None, str]
 
 
-@dataclass(slots=True)
-class Event:
+Change = Literal["came", "went", ""]
+_KINDS: Mapping[tuple[str, Change], str] = {
+    ("SPAWN", "came"): "spawned",
+    ("SPLIT", "came"): "split off",
+    ("REVIVE", "came"): "revived",
+    ("PRUNE", "went"): "pruned",
+    ("MERGE", "went"): "merged into",
+    ("MERGE", ""): "absorbed",
+    ("ROLLBACK", "came"): "brought back by rollback",
+    ("ROLLBACK", "went"): "rolled back",
+    ("ROLLBACK", ""): "rolled back",
+}
+
+
+class Event(NamedTuple):
     """Something that happened to an expert; ``other`` is the expert it happened with."""
 
     step: int
+    action: str
+    change: Change
     kind: str
     other: str | None = None
 
@@ -29,6 +45,18 @@ class Event:
         """Return the event for people."""
         other = "" if self.other is None else f" {shown(self.other, 40)}"
         return f"{self.kind}{other} at {self.step}"
+
+
+class Life(NamedTuple):
+    """One stretch of an expert's life, with the letters of the edits that began and ended it.
+
+    ``born`` is None where it was there from the start.
+    """
+
+    born: int | None
+    born_by: str
+    died: int | None = None
+    died_by: str = ""
 
 
 @dataclass
@@ -39,14 +67,33 @@ class Relative:
     expert_id: str
     parent_id: str | None = None
     born: int | None = None
-    how: str = ""
+    born_by: str = ""
     events: list[Event] = field(default_factory=list)
+
+    @property
+    def how(self) -> str:
+        """Return the kind of its birth; empty where none is known."""
+        return _KINDS[(self.born_by, "came")] if self.born_by else ""
 
     def words(self) -> str:
         """Return the expert's life in a line."""
         origin = "" if self.born is None else f"{self.how} at {self.born}"
         told = ", ".join(filter(None, [origin, *(event.words() for event in self.events)]))
         return f"{shown(self.expert_id, 40)}  {told or 'from the start'}"
+
+    def lives(self) -> list[Life]:
+        """Return the stretches of its life."""
+        found = [Life(self.born, LETTERS.get(self.born_by, ""))]
+        known = self.born is not None
+        for event in self.events:
+            letter = LETTERS.get(event.action, "?")
+            if event.change == "came":
+                # The first thing known of an expert may be that it came back.
+                found = [*(found if known else ()), Life(event.step, letter)]
+            elif event.change == "went" and found[-1].died is None:
+                found[-1] = found[-1]._replace(died=event.step, died_by=letter)
+            known = known or event.change != ""
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the expert for programs."""
@@ -60,6 +107,13 @@ class Relative:
         }
 
 
+class Branch(NamedTuple):
+    """An expert in its layer's tree; for it and each ancestor whether it is the last child."""
+
+    expert: Relative
+    place: tuple[bool, ...]
+
+
 @dataclass
 class Lineage:
     """The experts that something happened to, and those that they came from."""
@@ -69,9 +123,21 @@ class Lineage:
 
     def add(self, decision: Decision, at: int) -> None:
         """Add an action, not one of a dry run, and the step at which shapes changed."""
-        follow = _FOLLOWED.get(decision.action)
-        if follow is not None and decision.expert_id:
-            follow(self, decision, at)
+        d = decision
+        if not d.expert_id:
+            return
+        if d.action in ("SPAWN", "SPLIT"):
+            self._birth(d, at)
+            return
+        if d.action == "MERGE":
+            self._note(d, d.expert_id, at, "", d.partner_id or "another")
+        came, went = d.came_and_went()
+        for name in went:
+            self._note(d, name, at, "went", d.expert_id if d.action == "MERGE" else None)
+        for name in came:
+            self._note(d, name, at, "came")
+        if d.action == "ROLLBACK" and not (came or went):
+            self._note(d, d.expert_id, at, "")
 
     def _get(self, layer_id: int | None, expert_id: str) -> Relative | None:
         found = self.experts.get((layer_id, expert_id))
@@ -84,11 +150,13 @@ class Lineage:
         return found
 
     def _note(
-        self, layer_id: int | None, expert_id: str, at: int, kind: str, other: str | None = None
+        self, d: Decision, expert_id: str, at: int, change: Change, other: str | None = None
     ) -> None:
-        expert = self.experts.get((layer_id, expert_id)) or self._get(layer_id, expert_id)
+        expert = self.experts.get((d.layer_id, expert_id)) or self._get(d.layer_id, expert_id)
         if expert is not None and len(expert.events) < _MOST_EVENTS:
-            expert.events.append(Event(at, kind, other if other is None else other[:200]))
+            kind = _KINDS[(d.action, change)]
+            name = other if other is None else other[:200]
+            expert.events.append(Event(at, d.action, change, kind, name))
 
     def _birth(self, d: Decision, at: int) -> None:
         if len(self.experts) >= MOST_EXPERTS and (d.layer_id, d.expert_id) not in self.experts:
@@ -99,34 +167,13 @@ class Lineage:
         expert = self._get(d.layer_id, d.expert_id)
         if expert is None:
             return
-        verb = "split off" if d.action == "SPLIT" else "spawned"
         if expert.born is not None or expert.events:
-            self._note(d.layer_id, d.expert_id, at, f"{verb} again")
+            if len(expert.events) < _MOST_EVENTS:
+                kind = f"{_KINDS[(d.action, 'came')]} again"
+                expert.events.append(Event(at, d.action, "came", kind))
             return
-        expert.born, expert.how = at, verb
+        expert.born, expert.born_by = at, d.action
         expert.parent_id = d.parent_id[:200] if d.parent_id is not None else None
-
-    def _prune(self, d: Decision, at: int) -> None:
-        self._note(d.layer_id, d.expert_id, at, "pruned")
-
-    def _revive(self, d: Decision, at: int) -> None:
-        self._note(d.layer_id, d.expert_id, at, "revived")
-
-    def _merge(self, d: Decision, at: int) -> None:
-        self._note(d.layer_id, d.expert_id, at, "absorbed", d.partner_id or "another")
-        if d.partner_id is not None:
-            self._note(d.layer_id, d.partner_id, at, "merged into", d.expert_id)
-
-    def _rollback(self, d: Decision, at: int) -> None:
-        before, after = set(d.before()), set(d.experts_after)
-        gone, back = before - after, after - before
-        if not before or not after or gone == back:
-            self._note(d.layer_id, d.expert_id, at, "rolled back")
-            return
-        for name in sorted(gone, key=expert_order):
-            self._note(d.layer_id, name, at, "rolled back")
-        for name in sorted(back, key=expert_order):
-            self._note(d.layer_id, name, at, "brought back by rollback")
 
     def family(self, names: Collection[str]) -> set[Key]:
         """Return the experts of those names, their ancestors and their descendants."""
@@ -162,49 +209,32 @@ class Lineage:
                 waiting += children.get(key, [])
         return found
 
-    def lines(self, layer_id: int | None, only: set[Key] | None, ascii_only: bool) -> Iterator[str]:
-        """Yield one layer's tree, a line per expert."""
+    def tree(self, layer_id: int | None, only: set[Key] | None = None) -> Iterator[Branch]:
+        """Yield one layer's experts, each followed by its children."""
         children = self._children()
         keys = [k for k in self.experts if k[0] == layer_id and (only is None or k in only)]
         chosen = set(keys)
-        keys.sort(key=lambda key: expert_order(key[1]))
+        keys.sort(key=lambda key: natural(key[1]))
         rooted = [k for k in keys if (layer_id, self.experts[k].parent_id) not in chosen]
         seen: set[Key] = set()
-        # In a circle nobody is first: then all are tried in turn.
+        # In a circle no expert is first: then all are tried in turn.
         for root in [*rooted, *keys]:
-            yield from self._branch(root, chosen, children, seen, ascii_only)
+            waiting: list[tuple[Key, tuple[bool, ...]]] = [(root, ())]
+            while waiting:
+                key, place = waiting.pop()
+                if key in seen:
+                    continue
+                seen.add(key)
+                yield Branch(self.experts[key], place)
+                young = [k for k in children.get(key, []) if k in chosen and k not in seen]
+                young.sort(key=lambda k: (self.experts[k].born or 0, natural(k[1])))
+                place = place[:_MOST_DEPTH]
+                waiting += [(child, (*place, child == young[-1])) for child in reversed(young)]
 
-    def _branch(
-        self,
-        root: Key,
-        chosen: set[Key],
-        children: dict[Key, list[Key]],
-        seen: set[Key],
-        ascii_only: bool,
-    ) -> Iterator[str]:
+    def lines(self, layer_id: int | None, only: set[Key] | None, ascii_only: bool) -> Iterator[str]:
+        """Yield one layer's tree, a line per expert."""
         tee, elbow, bar = ("|- ", "`- ", "|  ") if ascii_only else ("├─ ", "└─ ", "│  ")
-        waiting: list[tuple[Key, str, str]] = [(root, "", "")]
-        while waiting:
-            key, own, below = waiting.pop()
-            if key in seen:
-                continue
-            seen.add(key)
-            yield own + self.experts[key].words()
-            below = below if len(below) < 3 * _MOST_DEPTH else below[: 3 * _MOST_DEPTH]
-            young = [k for k in children.get(key, []) if k in chosen and k not in seen]
-            young.sort(key=lambda k: (self.experts[k].born or 0, expert_order(k[1])))
-            for index, child in reversed(list(enumerate(young))):
-                last = index == len(young) - 1
-                waiting.append(
-                    (child, below + (elbow if last else tee), below + ("   " if last else bar))
-                )
-
-
-_FOLLOWED = {
-    "SPAWN": Lineage._birth,
-    "SPLIT": Lineage._birth,
-    "PRUNE": Lineage._prune,
-    "REVIVE": Lineage._revive,
-    "MERGE": Lineage._merge,
-    "ROLLBACK": Lineage._rollback,
-}
+        for expert, place in self.tree(layer_id, only):
+            above = "".join("   " if last else bar for last in place[:-1])
+            own = (elbow if place[-1] else tee) if place else ""
+            yield f"{above}{own}{expert.words()}"

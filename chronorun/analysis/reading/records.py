@@ -1,16 +1,22 @@
-"""The fields of the logs that ``inspect`` reads: those that are missing have a default."""
+"""One line of each log as readers see it: a field that is missing has a default.
+
+The rooms that write the logs have their own records; a reader takes any version of them, and v2's.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, json
 
+from chronorun.lifecycle.record.telling import BIRTHS, natural
+
 Step = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 Index = Annotated[int, Meta(ge=0, le=10**6)]
+Fate = Literal["done", "unfinished", "would"]
+"""Carried out, decided and not carried out when the run ended, or only proposed."""
 NOTHING, NO_NAMES = Raw(b"{}"), Raw(b"[]")
 SCHEMA_VERSION = 1
-NOT_CARRIED_OUT = "not carried out: the run ended"
 
 
 class Decision(Struct, gc=False):
@@ -46,8 +52,15 @@ class Decision(Struct, gc=False):
 
     @property
     def is_unfinished(self) -> bool:
-        """Say whether the run ended before the decision was carried out."""
+        """Return whether the run ended before the decision was carried out."""
         return self.integrated_step is None and not self.dry_run
+
+    @property
+    def fate(self) -> Fate:
+        """Return what became of the decision."""
+        if self.dry_run:
+            return "would"
+        return "unfinished" if self.integrated_step is None else "done"
 
     def before(self) -> list[str]:
         """Return the experts before the edit; decoded when asked, which is seldom."""
@@ -56,12 +69,30 @@ class Decision(Struct, gc=False):
         except (ValueError, RecursionError):
             return []
 
+    def came_and_went(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the experts that the edit brought into the population, and those it took out.
+
+        Populations before and after are compared for a rollback only: another expert may have
+        faded out between a birth's decision and its integration.
+        """
+        if self.action in BIRTHS:
+            return (self.expert_id,), ()
+        if self.action == "PRUNE":
+            return (), (self.expert_id,)
+        if self.action == "MERGE" and self.partner_id is not None:
+            return (), (self.partner_id,)
+        if self.action == "ROLLBACK" and (before := set(self.before())) and self.experts_after:
+            after = set(self.experts_after)
+            came, went = (sorted(n, key=natural) for n in (after - before, before - after))
+            return tuple(came), tuple(went)
+        return (), ()
+
 
 class Judgement(Struct):
-    """What the probe said of an edit at the end of its probation, in nats."""
+    """The probe's judgement of an edit at the end of its probation, in nats."""
 
     seq: Step | None = None
-    realised_benefit: float | None = None
+    realised: float | None = field(default=None, name="realised_benefit")
     harmful: bool = False
 
 
@@ -69,6 +100,18 @@ class Judged(Struct):
     """The judgements of one line of ``lifecycle_evaluations.jsonl``."""
 
     judgements: list[Judgement] = []
+
+
+class Status(Struct):
+    """What became of a candidate."""
+
+    status: str = ""
+
+
+class Refused(Struct):
+    """The candidates of one line of ``lifecycle_evaluations.jsonl``, by status."""
+
+    candidates: list[Status] = []
 
 
 class Candidate(Struct):
@@ -156,7 +199,7 @@ class Transition(Struct):
 
     @property
     def is_release(self) -> bool:
-        """Say whether the twins ``expert_id`` and ``parent_id`` were let compete."""
+        """Return whether the twins ``expert_id`` and ``parent_id`` were let compete."""
         return self.event == "released"
 
 
@@ -166,6 +209,13 @@ class LayerShares(Struct):
     layer_id: Index | None = None
     num_experts: Step = 0
     utilization_shares: list[float | None] = []
+    expert_ids: list[str] | None = None
+    dead_expert_count: Step = 0
+
+    @property
+    def size(self) -> int:
+        """Return how many experts the layer has."""
+        return self.num_experts or len(self.utilization_shares)
 
 
 class Snapshot(Struct):
@@ -184,3 +234,35 @@ class Losses(Struct):
     step: Step | None = None
     train_loss: float | None = field(default=None, name="train/loss")
     val_loss: float | None = field(default=None, name="val/loss")
+
+
+class Computed(Struct):
+    """What a controller computed for a layer, as far as it is drawn."""
+
+    debt: float | None = None
+    pressure: float | None = None
+
+
+class Actuator(Struct):
+    """What a controller set for a layer, as far as it is drawn."""
+
+    lens_scale: float | None = None
+
+
+class Control(Struct):
+    """One line of ``control_decisions.jsonl``."""
+
+    step: Step | None = None
+    layer_id: Index | None = None
+    computed: Computed = field(default_factory=Computed)
+    actuator: Actuator = field(default_factory=Actuator)
+
+
+class ScenarioEvent(Struct):
+    """One line of ``scenario_events.jsonl``; ``top_k`` only where it changes."""
+
+    step: Step | None = None
+    scenario: str = ""
+    event: str = ""
+    layers: list[Index] = []
+    top_k: Step | None = None

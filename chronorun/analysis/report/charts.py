@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from chronorun.analysis.reading.fields import figure, shown
-from chronorun.analysis.reading.thinning import Point, ThinnedLine
-from chronorun.analysis.report.edits import LETTERS, Edit, natural, short_name
-from chronorun.analysis.report.gather import LayerData, Life
+from chronorun.analysis.reading.lineage import Life
+from chronorun.analysis.reading.series import Point, Series
+from chronorun.analysis.report.edits import Edit
+from chronorun.analysis.report.gather import LayerData
 from chronorun.analysis.report.svg import (
     WIDTH,
     Scale,
@@ -23,6 +24,7 @@ from chronorun.analysis.report.svg import (
     tag,
     text,
 )
+from chronorun.lifecycle.record.telling import LETTERS, short_name
 
 LANE = 17
 _APART = 1 / 17
@@ -42,7 +44,7 @@ class Line:
     behind: Sequence[Point] = ()
 
     @classmethod
-    def of(cls, name: str, thinned: ThinnedLine, class_: str) -> Line:
+    def of(cls, name: str, thinned: Series, class_: str) -> Line:
         """Return the line of a series: of its means, and its extremes behind, where it is long."""
         points, means = thinned.points(), thinned.means()
         return cls(name, means, class_, behind=points) if means else cls(name, points, class_)
@@ -160,13 +162,14 @@ def heat_map(layer: LayerData, rows: Sequence[str], x: Scale, label: str) -> str
     parts = [stretched(_cells(layer, at, x, row_height), height)]
     parts.append(frame(x, None, height))
     last = layer.shares.columns[-1].shares() if layer.shares.columns else {}
+    lives = layer.lives
     for expert_id, y in at.items():
-        words = _life_words(expert_id, layer.lives.get(expert_id, []), last.get(expert_id))
+        words = _life_words(expert_id, lives.get(expert_id, []), last.get(expert_id))
         hover = tag(
             "rect", tag("title", shown(words)), width="100%", height=row_height, y=y, class_="hover"
         )
         parts.append(hover + text(short_name(expert_id), -8, y + 12, "tick end"))
-        for life in layer.lives.get(expert_id, []):
+        for life in lives.get(expert_id, []):
             parts.append(_ends(life, x, y + 12))
     return picture(parts, height, label)
 
@@ -237,7 +240,8 @@ def lineage(layer: LayerData, rows: Sequence[str], x: Scale, label: str) -> str:
     row_height = 18.0
     height = row_height * len(rows)
     at = {expert_id: row_height * row + row_height / 2 for row, expert_id in enumerate(rows)}
-    parts = [frame(x, None, height), stretched(_lifelines(layer, at, x), height)]
+    lives = layer.lives
+    parts = [frame(x, None, height), stretched(_lifelines(lives, at, x), height)]
     for edit in layer.edits:
         link = _link(edit)
         if link is None or link[0] not in at or link[1] not in at:
@@ -247,7 +251,7 @@ def lineage(layer: LayerData, rows: Sequence[str], x: Scale, label: str) -> str:
         parts.append(tag("line", x1=place, x2=place, y1=at[link[0]], y2=at[link[1]], class_=kind))
     for expert_id, y in at.items():
         parts.append(text(short_name(expert_id), -8, y + 4, "tick end"))
-        for life in layer.lives.get(expert_id, []):
+        for life in lives.get(expert_id, []):
             parts.append(_ends(life, x, y + 4))
     return picture(parts, height, label)
 
@@ -260,31 +264,11 @@ def _link(edit: Edit) -> tuple[str, str] | None:
     return None
 
 
-def _lifelines(layer: LayerData, at: dict[str, float], x: Scale) -> str:
+def _lifelines(lives: Mapping[str, Sequence[Life]], at: dict[str, float], x: Scale) -> str:
     commands = []
     for expert_id, y in at.items():
-        for life in layer.lives.get(expert_id, []):
+        for life in lives.get(expert_id, []):
             left = WIDTH * x.at(x.low if life.born is None else life.born)
             right = WIDTH * x.at(x.high if life.died is None else life.died)
             commands.append(f"M{left:.1f} {y:.0f}H{right:.1f}")
     return path("".join(commands), "life")
-
-
-def family_order(layer: LayerData, most: int) -> list[str]:
-    """Return the experts with a story, each followed by its children."""
-    storied = layer.storied()
-    parents = {e.born[0]: e.parent_id for e in layer.edits if e.born and e.parent_id in storied}
-    children: dict[str | None, list[str]] = defaultdict(list)
-    for expert_id in sorted(storied, key=natural):
-        children[parents.get(expert_id)].append(expert_id)
-    found: list[str] = []
-    waiting = children[None][::-1]
-    seen: set[str] = set()
-    while waiting and len(found) < most:
-        expert_id = waiting.pop()
-        if expert_id in seen:
-            continue
-        seen.add(expert_id)
-        found.append(expert_id)
-        waiting += children[expert_id][::-1]
-    return found

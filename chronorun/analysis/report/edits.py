@@ -1,54 +1,22 @@
-"""Structural actions as the report shows them: ours, or records of the published fields only."""
+"""The edits of a run as a report shows them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import msgspec
+from chronorun.analysis.reading.fields import number, scalars
+from chronorun.analysis.reading.records import Decision, Fate
+from chronorun.lifecycle.record.telling import LETTERS, evidence
 
-from chronorun.analysis.reading.fields import (
-    figure,
-    finite,
-    integer,
-    mapping,
-    number,
-    string,
-    strings,
-)
-
-LETTERS = {
-    "SPAWN": "N",
-    "SPLIT": "S",
-    "PRUNE": "P",
-    "MERGE": "M",
-    "REVIVE": "R",
-    "ROLLBACK": "U",
-}
-"""The mark of each action in the pictures: N for new, U for undone."""
 UNFINISHED = " (not carried out)"
-_BIRTHS = ("SPAWN", "SPLIT", "REVIVE")
-_EVIDENCE = {
-    "SPLIT": "share {share:.2f} for {overload_duration:d} checkpoints",
-    "PRUNE": "no token for {dormancy_duration:d} checkpoints",
-    "MERGE": "cosine {cosine:.2f}, overlap {overlap:.2f}, {convergence_duration:d} checkpoints",
-    "SPAWN": "router {starved_by:.20} for {starvation_duration:d} checkpoints",
-    "REVIVE": "router {starved_by:.20}, starved tokens overlap its own by {archive_overlap:.2f}",
-    "ROLLBACK": "probe loss {probe_loss:.4f}, without the edit {undone_loss:.4f}",
-}
-"""The figures that decided, in words; of records that lack them, the first few are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
     """One decision; ``born`` and ``died`` name the experts that it brought and took.
 
-    ``at`` is the step at which the shapes changed, ``unfinished`` says that they had not when the
-    run ended (a record of the published fields alone tells of what was done), ``shock`` the probe
-    loss after the edit over that before, minus 1; benefits are in nats of probe loss, below zero
-    where the edit helps.
+    ``at`` is the step at which the shapes changed, ``shock`` the probe loss after the edit over
+    that before, minus 1; ``predicted`` is in nats of probe loss, below zero where the edit helps.
     """
 
     step: int
@@ -66,18 +34,53 @@ class Edit:
     experts_after: int | None
     seq: int | None
     undoes: int | None
-    dry_run: bool
-    unfinished: bool
+    fate: Fate
     shock: float | None
     output_change: float | None
     predicted: float | None
 
+    @classmethod
+    def of(cls, decision: Decision) -> Edit:
+        """Return what is shown of a decision."""
+        d = decision
+        metrics, receipt = scalars(d.metrics_at_decision), scalars(d.receipt)
+        born, died = d.came_and_went() if d.fate == "done" else ((), ())
+        return cls(
+            step=d.step or 0,
+            at=d.at,
+            action=d.action[:200],
+            layer_id=d.layer_id,
+            expert_id=d.expert_id[:200] or "?",
+            parent_id=_cut(d.parent_id),
+            partner_id=_cut(d.partner_id),
+            reason=d.reason[:200],
+            evidence=evidence(d.action, metrics, scalars(d.config_snapshot), d.undoes),
+            born=tuple(name[:200] for name in born),
+            died=tuple(name[:200] for name in died),
+            experts_before=len(d.before()) or None,
+            experts_after=len(d.experts_after) or None,
+            seq=d.seq,
+            undoes=d.undoes,
+            fate=d.fate,
+            shock=number(receipt, "probe_shock"),
+            output_change=number(receipt, "output_change"),
+            predicted=number(metrics, "predicted_benefit"),
+        )
+
+    @property
+    def dry_run(self) -> bool:
+        """Return whether the decision was only proposed."""
+        return self.fate == "would"
+
+    @property
+    def unfinished(self) -> bool:
+        """Return whether the run ended before the decision was carried out."""
+        return self.fate == "unfinished"
+
     @property
     def kind(self) -> str:
         """Return the action's name, marked where it was not carried out."""
-        if self.dry_run:
-            return f"would {self.action}"
-        return f"{self.action}{UNFINISHED}" if self.unfinished else self.action
+        return kind_of(self.action, self.fate)
 
     @property
     def letter(self) -> str:
@@ -85,139 +88,12 @@ class Edit:
         return LETTERS.get(self.action, "?")
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What the probe said of an edit at the end of its probation, in nats."""
-
-    realised: float
-    harmful: bool
-
-
-def read_edits(records: Iterable[dict[str, Any]]) -> Iterator[Edit]:
-    """Yield the decisions that have a step and an action."""
-    named: dict[int, frozenset[str]] = {}
-    for record in records:
-        step, action = integer(record, "step"), string(record, "action")
-        if step is None or action is None:
-            continue
-        seq, undoes = integer(record, "seq"), integer(record, "undoes")
-        own = frozenset(
-            name
-            for key in ("expert_id", "parent_id", "partner_id")
-            if (name := string(record, key)) is not None
-        )
-        if seq is not None:
-            named[seq] = own
-        concerned = own if undoes is None else own | named.get(undoes, frozenset())
-        yield _edit(record, step, action, seq, undoes, concerned)
+def kind_of(action: str, fate: Fate) -> str:
+    """Return an action's name, marked where it was not carried out."""
+    if fate == "would":
+        return f"would {action}"
+    return f"{action}{UNFINISHED}" if fate == "unfinished" else action
 
 
-def _edit(
-    record: Mapping[str, Any],
-    step: int,
-    action: str,
-    seq: int | None,
-    undoes: int | None,
-    concerned: frozenset[str],
-) -> Edit:
-    at = integer(record, "integrated_step")
-    before, after = strings(record, "experts_before"), strings(record, "experts_after")
-    dry_run = record.get("dry_run") is True
-    unfinished = not dry_run and "integrated_step" in record and at is None
-    born, died = _changes(record, action, before, after, concerned)
-    if dry_run or unfinished:
-        born, died = (), ()
-    receipt = mapping(record, "receipt")
-    return Edit(
-        step=step,
-        at=step if at is None else at,
-        action=action,
-        layer_id=integer(record, "layer_id"),
-        expert_id=string(record, "expert_id") or "?",
-        parent_id=string(record, "parent_id"),
-        partner_id=string(record, "partner_id"),
-        reason=string(record, "reason") or "",
-        evidence=_evidence(action, mapping(record, "metrics_at_decision")),
-        born=born,
-        died=died,
-        experts_before=len(before) or None,
-        experts_after=len(after) or None,
-        seq=seq,
-        undoes=undoes,
-        dry_run=dry_run,
-        unfinished=unfinished,
-        shock=number(receipt, "probe_shock"),
-        output_change=number(receipt, "output_change"),
-        predicted=number(mapping(record, "metrics_at_decision"), "predicted_benefit"),
-    )
-
-
-def _changes(
-    record: Mapping[str, Any],
-    action: str,
-    before: list[str],
-    after: list[str],
-    concerned: frozenset[str],
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return who came and who went; from the action where the record lists no population."""
-    if before and after:
-        came, went = set(after) - set(before), set(before) - set(after)
-        return tuple(sorted(came & concerned)), tuple(sorted(went & concerned))
-    expert_id, partner_id = string(record, "expert_id"), string(record, "partner_id")
-    if action in _BIRTHS and expert_id is not None:
-        return (expert_id,), ()
-    if action == "PRUNE" and expert_id is not None:
-        return (), (expert_id,)
-    if action == "MERGE" and partner_id is not None:
-        return (), (partner_id,)
-    return (), ()
-
-
-def _evidence(action: str, metrics: Mapping[str, Any]) -> str:
-    try:
-        # The forms are ours; from the log come only values, and the types that the forms ask for.
-        if words := _EVIDENCE.get(action, "").format(**metrics):
-            return words
-    except (KeyError, TypeError, ValueError, OverflowError):
-        pass
-    parts = []
-    for key, value in list(metrics.items())[:5]:
-        words = str(key)[:40].replace("_", " ")
-        if (amount := finite(value)) is not None:
-            parts.append(f"{words} {figure(amount, '.3g')}")
-        elif isinstance(value, str):
-            parts.append(f"{words} {value[:40]}")
-    return ", ".join(parts)
-
-
-class Evaluation(msgspec.Struct):
-    """What is read of a line of ``lifecycle_evaluations.jsonl``; its signals are passed over."""
-
-    judgements: list[Any] = msgspec.field(default_factory=list)
-
-
-def read_judgements(records: Iterable[Evaluation]) -> dict[int, Judgement]:
-    """Return what became of the edits, by the number of the decision."""
-    found = {}
-    for record in records:
-        for item in record.judgements:
-            if not isinstance(item, Mapping):
-                continue
-            seq, realised = integer(item, "seq"), number(item, "realised_benefit")
-            if seq is not None and realised is not None:
-                found[seq] = Judgement(realised, item.get("harmful") is True)
-    return found
-
-
-def natural(expert_id: str) -> tuple[tuple[int, int | str], ...]:
-    """Return a key that sorts L0_E10 after L0_E9."""
-    return tuple(
-        (0, int(part)) if part.isdecimal() else (1, part)
-        for part in re.split(r"([0-9]{1,15})", expert_id)
-    )
-
-
-def short_name(expert_id: str) -> str:
-    """Return E9 for L2_E9, as rows of a layer's picture are labelled."""
-    match = re.fullmatch(r"L[0-9]+_(E[0-9]{1,6})", expert_id)
-    return match[1] if match else (expert_id if len(expert_id) <= 7 else expert_id[:6] + "…")
+def _cut(name: str | None) -> str | None:
+    return name[:200] if name else None

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from chronorun.analysis.reading.run import Run
-from chronorun.analysis.report.edits import LETTERS, Edit, short_name
+from chronorun.analysis.report.edits import Edit
 from chronorun.analysis.report.gather import LayerData, RunData, gather
 from chronorun.core.files import write_atomically
 from chronorun.core.text import harmless
 from chronorun.errors import UserError
+from chronorun.lifecycle.record.telling import LETTERS, short_name
 
 ENDINGS = (".png", ".svg")
 MOST_LAYERS = 6

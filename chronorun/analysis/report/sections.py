@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from chronorun.analysis.reading.fields import figure, integer, mapping, number, shown, string
-from chronorun.analysis.reading.thinning import Point
+from chronorun.analysis.reading.series import Point
 from chronorun.analysis.report.charts import (
     Line,
     Mark,
     edit_marks,
-    family_order,
     heat_map,
     line_chart,
     lineage,
 )
-from chronorun.analysis.report.edits import LETTERS, UNFINISHED, Edit, natural
+from chronorun.analysis.report.edits import UNFINISHED, Edit
 from chronorun.analysis.report.gather import MOST_LAYERS, LayerData, RunData
 from chronorun.analysis.report.svg import Scale, tag
+from chronorun.lifecycle.record.telling import LETTERS, natural
 
 MOST_ROWS = 48
 """Experts with a row of their own in a picture."""
@@ -51,7 +51,7 @@ def _what_happened(data: RunData) -> str:
     sentence = f"Lifecycle actions: {shown(listed)}.{left}"
     if judged:
         harmful = sum(judgement.harmful for judgement in judged)
-        helped = sum(judgement.realised < 0 for judgement in judged)
+        helped = sum((judgement.realised or 0.0) < 0 for judgement in judged)
         sentence += (
             f" Of {len(judged)} judged by the probe, {helped} lowered its loss; "
             f"{harmful or 'none'} did harm beyond the tolerance."
@@ -293,7 +293,7 @@ def family(data: RunData) -> str:
 
 
 def _family(data: RunData, layer: LayerData) -> str:
-    rows = family_order(layer, MOST_ROWS)
+    rows = layer.family(MOST_ROWS)
     left = len(layer.storied()) - len(rows)
     note = f" <small>({left} more not drawn)</small>" if left > 0 else ""
     what = f"Lifelines of {len(rows)} experts of layer {layer.layer_id} over steps"

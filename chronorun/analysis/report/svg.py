@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from chronorun.analysis.reading.fields import figure, shown
-from chronorun.analysis.reading.thinning import Point
+from chronorun.analysis.reading.series import Point
 
 WIDTH = 1000
 """Units across of the nested SVG."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from chronorun.analysis.reading.fields import figure, shown
-from chronorun.analysis.reading.records import NOT_CARRIED_OUT
 from chronorun.analysis.report.edits import Edit
 from chronorun.analysis.report.gather import RunData
 from chronorun.analysis.report.sections import letter_badge
 from chronorun.analysis.report.svg import tag
+from chronorun.lifecycle.record.telling import NOT_CARRIED_OUT, who
 
 MOST_ROWS = 400
 """Rows of the table: the first half and the last half of them, in a longer run."""
@@ -88,12 +88,8 @@ def _steps(edit: Edit) -> str:
 
 
 def _who(edit: Edit) -> str:
-    name = shown(edit.expert_id, 24)
-    if edit.partner_id is not None:
-        return f"{shown(edit.partner_id, 24)} → {name}"
-    if edit.parent_id is not None and edit.parent_id != edit.expert_id:
-        return f"{shown(edit.parent_id, 24)} → {name}"
-    return name
+    names = who(edit.expert_id, edit.parent_id, edit.partner_id)
+    return shown(names.replace("->", "→").replace("<-", "←"))
 
 
 def _experts(edit: Edit) -> str:

@@ -8,7 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from chronorun.analysis.reading.run import read_records
+from chronorun.analysis.reading.records import ScenarioEvent
+from chronorun.analysis.reading.run import read_typed
 from chronorun.bench.evidence.course import Course
 from chronorun.bench.evidence.flops import Shape
 from chronorun.config.model import ModelConfig
@@ -104,19 +105,21 @@ def _periods(
 def _top_k_changes(events: Path, model: ModelConfig) -> dict[int, list[int]]:
     """Return the top-k of each layer by the step from which on it is in force.
 
-    What a stress ends with is what the run began with, whatever the model says.
+    The top-k at the end of a stress is the run's initial top-k.
     """
-    records = [r for _, r in read_records(events)] if events.is_file() else []
-    told = [r for r in records if "top_k" in r]
+    records = list(read_typed(events, ScenarioEvent)) if events.is_file() else []
     current = [model.top_k] * model.num_moe_layers
-    for record in reversed([r for r in told if r["event"] == "end"]):
+    for record in reversed([r for r in records if r.event == "end"]):
         current = _with(current, record)
     changes = {0: current}
-    for record in told:
-        current = _with(current, record)
-        changes[int(record["step"])] = current
+    for record in records:
+        if record.top_k is not None and record.step is not None:
+            current = _with(current, record)
+            changes[record.step] = current
     return changes
 
 
-def _with(top_k: list[int], record: Mapping[str, Any]) -> list[int]:
-    return [int(record["top_k"]) if i in record["layers"] else k for i, k in enumerate(top_k)]
+def _with(top_k: list[int], event: ScenarioEvent) -> list[int]:
+    if event.top_k is None:
+        return top_k
+    return [event.top_k if i in event.layers else k for i, k in enumerate(top_k)]

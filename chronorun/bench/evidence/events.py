@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from chronorun.analysis.reading.run import read_records
+from chronorun.analysis.reading.records import ScenarioEvent
+from chronorun.analysis.reading.run import read_typed
 from chronorun.bench.evidence.course import Course
 from chronorun.config.scenario import ScenarioKind
 
@@ -31,13 +32,14 @@ class Event:
 def read_event(path: Path) -> Event | None:
     """Return a run's first event; None where there was none."""
     event = None
-    for _, record in read_records(path) if path.is_file() else ():
-        what, step = record["event"], int(record["step"])
-        if event is None and what in (START, PLANTED):
-            lasts = what == PLANTED or record["scenario"] == LASTING
-            event = Event(step, step if lasts else None)
-        elif event is not None and what == END:
-            return Event(event.start, step)
+    for record in read_typed(path, ScenarioEvent) if path.is_file() else ():
+        if record.step is None:
+            continue
+        if event is None and record.event in (START, PLANTED):
+            lasts = record.event == PLANTED or record.scenario == LASTING
+            event = Event(record.step, record.step if lasts else None)
+        elif event is not None and record.event == END:
+            return Event(event.start, record.step)
     return event
 
 

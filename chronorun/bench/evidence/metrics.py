@@ -15,15 +15,17 @@ from typing import Any
 
 import msgspec
 
-from chronorun.analysis.reading.run import read_records
+from chronorun.analysis.reading.fields import number, scalars
+from chronorun.analysis.reading.records import Decision, Judged, Refused, Snapshot
+from chronorun.analysis.reading.run import T, read_typed
 from chronorun.bench.evidence.compute import compute_figures
 from chronorun.bench.evidence.course import Course, read_course
 from chronorun.bench.evidence.events import excess_and_recovery
 from chronorun.core.jsonl import BYTE_ORDER_MARK
 from chronorun.errors import StorageError
+from chronorun.lifecycle.record.telling import ACTIONS
 
 Figures = dict[str, float | None]
-ACTIONS = ("SPAWN", "PRUNE", "SPLIT", "MERGE", "REVIVE", "ROLLBACK")
 _REFUSED = {"deferrals": "deferred", "blocked": "blocked"}
 
 
@@ -124,15 +126,14 @@ def _loads(path: Path) -> _Loads | None:
     if not path.is_file():
         return None
     loads, last = _Loads(), 0
-    for _, record in read_records(path):
-        layers = record["layers"]
-        shares = [layer["utilization_shares"] for layer in layers]
+    for record in read_typed(path, Snapshot):
+        shares = [[s or 0.0 for s in layer.utilization_shares] for layer in record.layers]
         full = [max(s) * len(s) - 1.0 for s in shares if any(s)]
         if full:
             loads.max_vio.append(fmean(full))
-        dead = sum(layer["dead_expert_count"] for layer in layers)
-        loads.dead_steps += dead * (record["step"] - last)
-        last = record["step"]
+        step = last if record.step is None else record.step
+        loads.dead_steps += (step - last) * sum(x.dead_expert_count for x in record.layers)
+        last = step
     return loads
 
 
@@ -152,22 +153,23 @@ def _edits(run_dir: Path, summary: Mapping[str, Any], *, managed: bool) -> Figur
 def _verdicts(path: Path, managed: bool) -> Figures:
     if managed and not path.is_file():
         return dict.fromkeys(_REFUSED)
-    seen = Counter(c["status"] for line in _if_there(path) for c in line["candidates"])
+    seen = Counter(c.status for line in _if_there(path, Refused) for c in line.candidates)
     return {name: float(seen[status]) for name, status in _REFUSED.items()}
 
 
 def _benefits(run_dir: Path) -> Figures:
     """Return the means over the edits that were judged, of what was expected and what came."""
-    realised: dict[int, float] = {}
-    for line in _if_there(run_dir / "lifecycle_evaluations.jsonl"):
-        for judged in line["judgements"]:
-            if (benefit := _number(judged["realised_benefit"])) is not None:
-                realised[judged["seq"]] = benefit
+    realised = {
+        judged.seq: judged.realised
+        for line in _if_there(run_dir / "lifecycle_evaluations.jsonl", Judged)
+        for judged in line.judgements
+        if judged.realised is not None
+    }
     predicted = [
         benefit
-        for line in _if_there(run_dir / "lifecycle_decisions.jsonl")
-        if line["seq"] in realised
-        and (benefit := _number(line["metrics_at_decision"].get("predicted_benefit"))) is not None
+        for line in _if_there(run_dir / "lifecycle_decisions.jsonl", Decision)
+        if line.seq in realised
+        and (benefit := number(scalars(line.metrics_at_decision), "predicted_benefit")) is not None
     ]
     return {
         "predicted_benefit": fmean(predicted) if predicted else None,
@@ -175,6 +177,6 @@ def _benefits(run_dir: Path) -> Figures:
     }
 
 
-def _if_there(path: Path) -> Iterator[dict[str, Any]]:
+def _if_there(path: Path, kind: type[T]) -> Iterator[T]:
     if path.is_file():
-        yield from (record for _, record in read_records(path))
+        yield from read_typed(path, kind)

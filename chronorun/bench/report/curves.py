@@ -9,8 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from chronorun.analysis.reading.fields import shown
-from chronorun.analysis.reading.text import shown as line_of
-from chronorun.analysis.reading.thinning import Point
+from chronorun.analysis.reading.series import Point
 from chronorun.analysis.report.svg import (
     Scale,
     frame,
@@ -25,6 +24,7 @@ from chronorun.bench.evidence.course import read_course
 from chronorun.bench.evidence.results import JobResult
 from chronorun.bench.report.figures import number
 from chronorun.bench.report.style import arm_class
+from chronorun.core.words import shown as line_of
 from chronorun.errors import ChronorunError
 
 MOST_POINTS = 200

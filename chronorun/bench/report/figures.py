@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
-from chronorun.analysis.reading.fields import figure, finite
+from chronorun.analysis.reading.fields import figure
 from chronorun.bench.evidence.comparisons import LIFECYCLE, Comparison
 from chronorun.bench.evidence.results import JobResult
 from chronorun.bench.evidence.statistics import told_p
 from chronorun.bench.evidence.verdicts import MUST_BEAT, CellVerdict
+from chronorun.core.words import finite
 
 MISSING = "–"
 STATUSES = ("failed", "skipped", "missing")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from chronorun.analysis.reading.text import shown
 from chronorun.bench.report.document import CellPart, Document
 from chronorun.bench.report.tables import Table
+from chronorun.core.words import shown
 
 _MARKUP = re.compile(r"[\\`*\[\]<>|&~@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.")
 """What Markdown may read as markup; an underscore inside a word is none."""

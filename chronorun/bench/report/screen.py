@@ -11,7 +11,6 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from chronorun.analysis.reading.text import figure, shown
 from chronorun.bench.evidence.comparisons import STATIC, against
 from chronorun.bench.evidence.results import JobResult
 from chronorun.bench.evidence.verdicts import CellVerdict
@@ -39,6 +38,7 @@ from chronorun.bench.report.figures import (
     without_result,
 )
 from chronorun.bench.report.results_csv import PRIMARY
+from chronorun.core.words import figure, shown
 
 MOST_JOBS = 20
 """Jobs without a result that are named; results.csv names them all."""

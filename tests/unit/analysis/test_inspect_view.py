@@ -389,7 +389,7 @@ def test_the_pictures_are_written_by_their_own_rooms(
     import types
 
     written = []
-    for name, function in (("plots", "write_plot"), ("report", "write_report")):
+    for name, function in (("report.plots", "write_plot"), ("report.page", "write_report")):
         room = types.ModuleType(name)
         setattr(room, function, lambda run, path: written.append((run.folder, path)))
         monkeypatch.setitem(sys.modules, f"chronorun.analysis.{name}", room)

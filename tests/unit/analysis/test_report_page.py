@@ -78,7 +78,7 @@ def test_a_run_is_shown_with_all_its_parts(tmp_path: Path) -> None:
 def test_a_decision_is_shown_with_its_receipt_and_what_came_of_it(tmp_path: Path) -> None:
     page = report(small_run(tmp_path / "small"))
     assert (
-        "40 S SPLIT L0_E0 → L0_E2 overloaded predicted benefit −0.002 2 → 3 +0.050% 0.125 "
+        "40 S SPLIT L0_E0 → L0_E2 overloaded share 0.5 2 → 3 +0.050% 0.125 "
         "−0.0020 +0.0125 undone at step 80" in page.text
     )
 
@@ -276,15 +276,15 @@ def test_equal_logs_give_equal_reports(tmp_path: Path) -> None:
     assert (tmp_path / "small" / "report.html").read_bytes() == first
 
 
-@pytest.mark.parametrize("module", ["report", "plots"])
+@pytest.mark.parametrize("module", ["page", "plots"])
 def test_no_heavy_library_is_imported(tmp_path: Path, module: str) -> None:
     folder = small_run(tmp_path / "small")
     call = {
-        "report": f"report.write_report(run, Path({str(folder / 'report.html')!r}))",
+        "page": f"page.write_report(run, Path({str(folder / 'report.html')!r}))",
         "plots": f"plots.write_plot(run, Path({str(folder / 'plot.png')!r}))",
     }[module]
     code = (
-        f"import sys; from pathlib import Path; from chronorun.analysis import {module}\n"
+        f"import sys; from pathlib import Path; from chronorun.analysis.report import {module}\n"
         f"from chronorun.analysis.reading.run import Run\n"
         f"before = set(sys.modules); run = Run.open(Path({str(folder)!r})); {call}\n"
         f"heavy = {{'torch', 'datasets', 'wandb', 'matplotlib.pyplot'}}\n"

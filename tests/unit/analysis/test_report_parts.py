@@ -1,62 +1,23 @@
-"""What the report's pictures are made of: thinned series, scales, lives."""
+"""The parts of the report's pictures: scales, shares, lives."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from chronorun.analysis.reading.fields import figure, finite, integer, shown
-from chronorun.analysis.reading.thinning import ThinnedColumns, ThinnedLine
-from chronorun.analysis.report.charts import depth, family_order
-from chronorun.analysis.report.edits import natural, read_edits, short_name
-from chronorun.analysis.report.gather import LayerData, Life, lives
+from chronorun.analysis.reading.fields import figure, integer, shown
+from chronorun.analysis.reading.lineage import Life, Lineage
+from chronorun.analysis.reading.records import Decision
+from chronorun.analysis.report.charts import depth
+from chronorun.analysis.report.edits import Edit
+from chronorun.analysis.report.gather import LayerData
 from chronorun.analysis.report.svg import Scale, short_step
+from chronorun.core.words import finite
 
 finite_floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
-
-
-@given(st.lists(finite_floats, min_size=1, max_size=300))
-def test_a_thinned_line_keeps_its_ends_in_value_and_its_last_point(values: list[float]) -> None:
-    line = ThinnedLine(most=16)
-    line.extend(enumerate(values))
-    points = line.points()
-    assert len(points) <= 33
-    assert points == sorted(points, key=lambda point: point[0])
-    assert points[-1] == (len(values) - 1, values[-1])
-    assert {min(values), max(values)} <= {value for _, value in points}
-    assert set(points) <= set(enumerate(values))
-
-
-def test_a_short_line_is_kept_whole() -> None:
-    line = ThinnedLine(most=4)
-    line.extend([(0, 1.0), (1, 3.0), (2, 2.0)])
-    assert line.points() == [(0, 1.0), (1, 3.0), (2, 2.0)]
-
-
-def test_means_tell_the_course_of_a_long_line() -> None:
-    line = ThinnedLine(most=4)
-    line.extend((i, float(i % 2)) for i in range(8))
-    assert line.means() == []
-    line.extend((i, float(i % 2)) for i in range(8, 16))
-    assert line.means() == [(1.5, 0.5), (5.5, 0.5), (9.5, 0.5), (13.5, 0.5)]
-
-
-@given(st.integers(1, 500))
-def test_thinned_columns_cover_every_checkpoint_once(checkpoints: int) -> None:
-    thinned = ThinnedColumns(most=8)
-    for i in range(checkpoints):
-        thinned.add(10.0 * (i + 1), {"a": 0.25, "b": 0.75})
-    columns = thinned.columns
-    assert len(columns) <= 8
-    assert sum(column.checkpoints for column in columns) == checkpoints
-    edges = [(column.since, column.until) for column in columns]
-    assert edges[0][0] == 0.0
-    assert edges[-1][1] == 10.0 * checkpoints
-    assert all(one[1] == other[0] for one, other in itertools.pairwise(edges))
-    assert columns[0].shares() == {"a": 0.25, "b": 0.75}
 
 
 @given(finite_floats, finite_floats, st.integers(1, 10))
@@ -85,16 +46,6 @@ def test_a_share_is_coloured_by_its_root() -> None:
     assert [depth(share) for share in (0.0, 1e-9, 0.01, 0.25, 1.0)] == [0, 1, 2, 6, 10]
 
 
-def test_experts_are_sorted_by_their_numbers() -> None:
-    names = ["L0_E10", "L0_E9", "x", "L10_E1", "9", ""]
-    assert sorted(names, key=natural) == ["", "9", "L0_E9", "L0_E10", "L10_E1", "x"]
-
-
-def test_names_are_short_in_a_layer() -> None:
-    assert short_name("L2_E9") == "E9"
-    assert short_name("something long") == "someth…"
-
-
 def test_numbers_are_taken_only_where_they_are_numbers() -> None:
     wrong = (True, "1", None, math.nan, math.inf, 1e200, 10**400, [1])
     assert [finite(value) for value in (1, 2.5, *wrong)] == [1.0, 2.5, *[None] * len(wrong)]
@@ -116,9 +67,12 @@ def test_what_rounds_to_zero_has_no_minus() -> None:
 
 
 def layer_with(records: list[dict[str, object]], *experts: str) -> LayerData:
-    layer = LayerData(0, experts=set(experts))
-    layer.edits = list(read_edits(records))
-    layer.lives = lives(layer)
+    lineage = Lineage()
+    layer = LayerData(0, experts=set(experts), lineage=lineage)
+    for record in records:
+        one = msgspec.json.decode(msgspec.json.encode(record), type=Decision)
+        lineage.add(one, one.at)
+        layer.edits.append(Edit.of(one))
     return layer
 
 
@@ -163,8 +117,8 @@ def test_children_stand_below_their_parents() -> None:
         ],
         *"abcd",
     )
-    assert family_order(layer, 10) == ["a", "c", "d", "b"]
-    assert family_order(layer, 2) == ["a", "c"]
+    assert layer.family(10) == ["a", "c", "d", "b"]
+    assert layer.family(2) == ["a", "c"]
 
 
 def test_parents_in_a_circle_are_no_endless_tree() -> None:
@@ -172,4 +126,4 @@ def test_parents_in_a_circle_are_no_endless_tree() -> None:
         {"step": 1, "action": "SPAWN", "layer_id": 0, "expert_id": "a", "parent_id": "b"},
         {"step": 2, "action": "SPAWN", "layer_id": 0, "expert_id": "b", "parent_id": "a"},
     ]
-    assert set(family_order(layer_with(records), 10)) <= {"a", "b"}
+    assert set(layer_with(records).family(10)) <= {"a", "b"}

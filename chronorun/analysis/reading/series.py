@@ -1,16 +1,16 @@
-"""Keeps as much of a long series as a picture can show, in one pass and in flat memory."""
+"""Long series kept small: one pass, flat memory, and no spike lost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 Point = tuple[float, float]
 _COARSE = 4
-"""From so many points a stretch on, extremes are a band, and means tell the course."""
+"""With this many points per stretch, draw extremes as a band and the means as the line."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _Stretch:
     low: Point
     high: Point
@@ -28,50 +28,83 @@ class _Stretch:
         )
 
 
-class ThinnedLine:
-    """Keeps the lowest and the highest point of each stretch of a series.
+class Series:
+    """Values over steps: the lowest and the highest point of each stretch are kept.
 
-    Up to ``most`` points are kept as they are; a spike is never lost.
+    Up to ``most`` points are kept as they are. ``first``, ``last``, ``low`` and ``high`` are exact.
     """
 
-    def __init__(self, most: int = 500) -> None:
+    def __init__(self, most: int = 512) -> None:
         self.most = most
+        self.count = 0
+        self.first = self.last = self.low = self.high = 0.0
+        self._last_x = 0.0
         self._stretches: list[_Stretch] = []
         self._per_stretch = 1
-        self._last: Point | None = None
 
     def add(self, x: float, y: float) -> None:
-        """Add the next point."""
-        self._last = (x, y)
-        fresh = _Stretch(self._last, self._last, x, y)
-        if self._stretches and self._stretches[-1].points < self._per_stretch:
-            self._stretches[-1] = self._stretches[-1].join(fresh)
+        """Add the next value."""
+        if not self.count:
+            self.first = self.low = self.high = y
+        elif y < self.low:
+            self.low = y
+        elif y > self.high:
+            self.high = y
+        self.last, self._last_x = y, x
+        self.count += 1
+        stretches = self._stretches
+        if stretches and stretches[-1].points < self._per_stretch:
+            last = stretches[-1]
+            if y < last.low[1]:
+                last.low = (x, y)
+            elif y > last.high[1]:
+                last.high = (x, y)
+            last.x_sum += x
+            last.y_sum += y
+            last.points += 1
             return
-        if len(self._stretches) == self.most:
-            pairs = zip(self._stretches[::2], self._stretches[1::2], strict=True)
-            self._stretches = [one.join(other) for one, other in pairs]
+        if len(stretches) == self.most:
+            pairs = zip(stretches[::2], stretches[1::2], strict=True)
+            self._stretches = stretches = [one.join(other) for one, other in pairs]
             self._per_stretch *= 2
-        self._stretches.append(fresh)
-
-    def extend(self, points: Iterable[Point]) -> None:
-        """Add several points."""
-        for x, y in points:
-            self.add(x, y)
+        stretches.append(_Stretch((x, y), (x, y), x, y))
 
     def points(self) -> list[Point]:
-        """Return what was kept, in order; the last point is always among it."""
+        """Return the points kept, in order; the last point of the series is among them."""
         found: list[Point] = []
         for stretch in self._stretches:
             found += sorted({stretch.low, stretch.high})
-        if self._last is not None and found[-1] != self._last:
-            found.append(self._last)
+        last = (self._last_x, self.last)
+        if self.count and found[-1] != last:
+            found.append(last)
         return found
 
     def means(self) -> list[Point]:
-        """Return the mean of each stretch; nothing while a stretch holds but a few points."""
+        """Return the mean of each stretch; empty while stretches hold only a few points."""
         if self._per_stretch < _COARSE:
             return []
         return [(s.x_sum / s.points, s.y_sum / s.points) for s in self._stretches]
+
+    def columns(self, width: int, since: float, until: float) -> list[float | None]:
+        """Return the series in columns, its last value in the last of them."""
+        found = columns(self.points(), width, since, until)
+        if found and self.count:
+            found[-1] = self.last
+        return found
+
+
+def columns(points: Sequence[Point], width: int, since: float, until: float) -> list[float | None]:
+    """Return a value per column: the last within it, or else the one before; None before all."""
+    found: list[float | None] = []
+    index, now = 0, None
+    span = max(until - since, 1.0)
+    for column in range(width):
+        end = since + span * (column + 1) / width
+        while index < len(points) and points[index][0] <= end:
+            now = points[index][1]
+            index += 1
+        found.append(now)
+    return found
 
 
 @dataclass

@@ -1,16 +1,10 @@
-"""Words and figures for people, from records that anyone may have written."""
+"""Words and figures for people, from values that anyone may have written."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
-
-import msgspec
 
 from chronorun.core.text import one_line
-
-_MOST_KEYS = 40
 
 
 def shown(text: str, longest: int = 200) -> str:
@@ -47,36 +41,3 @@ def signed(value: float, digits: int = 4) -> str:
         return "0"
     told = f"{value:+.{digits}f}"
     return told if any(digit in told for digit in "123456789") else f"{value:+.0e}"
-
-
-def scalars(raw: msgspec.Raw) -> dict[str, Any]:
-    """Return the plain values of an object in JSON; none for anything else."""
-    try:
-        found = msgspec.json.decode(raw)
-    except (ValueError, RecursionError):
-        return {}
-    return plain(found) if isinstance(found, Mapping) else {}
-
-
-def plain(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plain values of an object, texts cut."""
-    kept: dict[str, Any] = {}
-    for key, value in found.items():
-        if len(kept) == _MOST_KEYS:
-            break
-        if (
-            (type(value) is float and -1e100 < value < 1e100)
-            or value is None
-            or isinstance(value, bool)
-        ):
-            kept[key[:80]] = value
-        elif isinstance(value, str):
-            kept[key[:80]] = value[:200]
-        elif (number := finite(value)) is not None:
-            kept[key[:80]] = value if isinstance(value, int) else number
-    return kept
-
-
-def expert_order(expert_id: str) -> tuple[int, str]:
-    """Sort key of ids: L0_E9 comes before L0_E10."""
-    return len(expert_id), expert_id

@@ -1,4 +1,4 @@
-"""One expert's story on a terminal: the answers first, then what they rest on."""
+"""One expert's story on a terminal: the answers first, then the evidence."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from chronorun.analysis.inspect.expert_answers import answers, split_limits
+from chronorun.analysis.inspect.expert_story import Held, Spell, Story
 from chronorun.analysis.inspect.sparkline import spark
-from chronorun.analysis.inspect.story import Held, Spell, Story
 from chronorun.analysis.inspect.timeline import probe_words, receipt, what, who, why
+from chronorun.analysis.reading.fields import scalars
 from chronorun.analysis.reading.records import Decision, Judgement, Transition
-from chronorun.analysis.reading.text import scalars, shown
+from chronorun.core.words import shown
 
 Judge = Callable[[Decision], Judgement | None]
 
@@ -25,7 +27,7 @@ def render_story(
     name = shown(story.expert_id, 60)
     yield Text("")
     yield Text(f"why {name}", style="bold")
-    for _, happened, text in story.answers():
+    for _, happened, text in answers(story):
         # The lines of an answer stand together.
         yield Padding(Text(f"{name} {text}", style="bold" if happened else ""), (0, 0, 0, 2))
     yield from _life(story)
@@ -74,7 +76,7 @@ def _name(expert_id: str | None) -> str:
 def _signals(story: Story, width: int, ascii_only: bool) -> Iterator[RenderableType]:
     s = story.share
     yield from _title(f"signals at {story.checkpoints} checkpoints, against their thresholds")
-    columns = s.columns(max(8, min(60, width - 46)), s.points[0][0], story.last_step or 0)
+    columns = s.columns(max(8, min(60, width - 46)), s.points()[0][0], story.last_step or 0)
     even = "" if story.even_share is None else f", even share {story.even_share:.4f}"
     yield Text(f"  share {spark(columns, ascii_only)} {s.first:.4f} -> {s.last:.4f}{even}")
     table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
@@ -97,7 +99,7 @@ def _signals(story: Story, width: int, ascii_only: bool) -> Iterator[RenderableT
 
 
 def _rows(story: Story) -> Iterator[tuple[str, ...]]:
-    limits = story.split_limits(story.even_share)
+    limits = split_limits(story.config, story.even_share)
     config = story.config
     cosine, overlap = (
         config.get(f"merge_{name}_threshold", "?") for name in ("similarity", "overlap")

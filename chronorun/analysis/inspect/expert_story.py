@@ -1,4 +1,4 @@
-"""The story of one expert: its states, its signals, what was proposed of it, and why or why not."""
+"""What the logs say of one expert: its states, signals, decisions and proposals."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chronorun.analysis.inspect.sparkline import Series
-from chronorun.analysis.inspect.timeline import evidence
 from chronorun.analysis.reading.records import (
-    NOT_CARRIED_OUT,
     Candidate,
     Decision,
     Evaluation,
@@ -19,21 +16,22 @@ from chronorun.analysis.reading.records import (
     Transition,
 )
 from chronorun.analysis.reading.run import Run
-from chronorun.analysis.reading.text import expert_order, finite, scalars, shown
+from chronorun.analysis.reading.series import Series
+from chronorun.core.words import finite, shown
 from chronorun.errors import UserError
+from chronorun.lifecycle.record.telling import BIRTHS, NOT_CARRIED_OUT, natural
 
 _MOST_STATES = 40
 _MOST_SPELLS = 60
 _MOST_NAMES = 10_000
-_BIRTHS = ("SPAWN", "SPLIT", "REVIVE")
 _LENS = "lens attempt"
-"""How the reason of a prune begins that an attempt of the lens put off."""
-_DIGITS = re.compile(r"\d+")
+"""Prefix of the reason when a prune was deferred because the lens had just acted."""
+DIGITS = re.compile(r"\d+")
 
 
 @dataclass
 class Held:
-    """How long a condition lasted, in checkpoints: at most, now, and beside which patience."""
+    """For how many evaluations a condition held: at most and now, and the patience in force."""
 
     longest: int = 0
     longest_step: int | None = None
@@ -42,7 +40,7 @@ class Held:
     reached: bool = False
 
     def add(self, step: int, held: int, patience: int | None) -> None:
-        """Add a checkpoint; the patience in force may change when an edit did harm."""
+        """Add an evaluation; the patience in force may change when an edit did harm."""
         self.now, self.patience = held, patience
         if patience is not None and held >= patience:
             self.reached = True
@@ -64,14 +62,10 @@ class Spell:
     role: str = ""
     seq: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the spell for programs."""
-        return {name: value for name, value in vars(self).items() if name != "seq"}
-
 
 @dataclass
 class Nearest:
-    """The other expert that came nearest to a merge, and how near."""
+    """The other expert that came nearest to a merge."""
 
     partner_id: str
     cosine: float
@@ -81,7 +75,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Highest:
-    """The largest share, relative to the even share of then, while the expert could be judged."""
+    """The largest share relative to the even share at that step, while it could be judged."""
 
     share: float
     even_share: float
@@ -95,7 +89,7 @@ class Highest:
 
 @dataclass
 class Story:
-    """Everything known of one expert, gathered in one pass over each log."""
+    """Everything the logs say of one expert."""
 
     expert_id: str
     layer_id: int | None = None
@@ -127,8 +121,6 @@ class Story:
     last_step: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    # ---- gathering --------------------------------------------------------------------------
-
     def add_decision(self, decision: Decision) -> None:
         """Add an action that may concern the expert."""
         d = decision
@@ -142,12 +134,12 @@ class Story:
         self.decisions.append(d)
         self.layer_id = d.layer_id if self.layer_id is None else self.layer_id
         done = not (d.dry_run or d.is_unfinished)
-        if d.action in _BIRTHS and d.expert_id == self.expert_id and done:
+        if d.action in BIRTHS and d.expert_id == self.expert_id and done:
             self.parent_id = d.parent_id if self.parent_id is None else self.parent_id
             self.born_step = d.at if self.born_step is None else self.born_step
 
     def _settle(self, decision: Decision) -> None:
-        """Say of a verdict to act what became of it."""
+        """Write into an executed proposal that its decision was not carried out."""
         if not (decision.dry_run or decision.is_unfinished):
             return
         for spell in self.spells:
@@ -174,7 +166,7 @@ class Story:
             self.last_states.append(transition)
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
-        """Add a checkpoint of any layer."""
+        """Add an evaluation of any layer."""
         e, me = evaluation, self.expert_id
         self.evaluated = True
         for c in e.candidates:
@@ -270,7 +262,7 @@ class Story:
         # was decided has a line of its own, since the decision may never have been carried out.
         for last in self.spells[:-6:-1] if new.seq is None else ():
             same = (last.action, last.status, last.role) == (new.action, new.status, new.role)
-            if same and _DIGITS.sub("#", last.why) == _DIGITS.sub("#", new.why):
+            if same and DIGITS.sub("#", last.why) == DIGITS.sub("#", new.why):
                 last.last_step, last.why, last.held = new.last_step, new.why, new.held
                 last.cycles += 1
                 return
@@ -279,186 +271,9 @@ class Story:
             return
         self.spells.append(new)
 
-    # ---- answers ----------------------------------------------------------------------------
-
-    def answers(self) -> list[tuple[str, bool, str]]:
-        """Return (action, whether it happened, why or why not) for prune, split and merge."""
-        return [self._answer(action) for action in ("PRUNE", "SPLIT", "MERGE")]
-
-    def _answer(self, action: str) -> tuple[str, bool, str]:
-        done = {"PRUNE": "pruned", "SPLIT": "split", "MERGE": "merged"}[action]
-        mine = [d for d in self.decisions if d.action == action]
-        mine = [d for d in mine if action != "SPLIT" or d.parent_id == self.expert_id]
-        if not mine:
-            return action, False, f"was not {done}: {self._why_not(action)}"
-        # What was done says more than what a run's end left undone.
-        d = max(reversed(mine), key=lambda d: not d.is_unfinished)
-        why = evidence(d) or shown(d.reason, 80)
-        would = "would have been" if d.dry_run else "was"
-        text = f"{would} {done} at step {d.at}: {why}"
-        if d.is_unfinished:
-            text = f"was to be {done} (decided at step {d.at}, {NOT_CARRIED_OUT}): {why}"
-        text += self._putting_off(action) + self._afterwards(d)
-        return action, not (d.dry_run or d.is_unfinished), text
-
-    def _putting_off(self, action: str) -> str:
-        told = self._refusals(action)
-        return f"; before that it was proposed and refused: {told}" if told else ""
-
-    def _afterwards(self, done: Decision) -> str:
-        told = ""
-        for d in self.decisions[self.decisions.index(done) + 1 :]:
-            if d.is_unfinished:
-                continue
-            if done.seq is not None and d.undoes == done.seq:
-                told += f"; that was rolled back at step {d.at}"
-            elif d.action == "REVIVE" and d.expert_id == self.expert_id:
-                told += f"; it was revived at step {d.at}"
-        return told
-
-    def _refusals(self, action: str) -> str:
-        reasons: dict[str, tuple[str, int]] = {}
-        for spell in self.spells:
-            if (
-                spell.action == action
-                and spell.seq is None
-                and spell.status != "executed"
-                and not (action == "SPLIT" and spell.role.startswith("born"))
-            ):
-                key = _DIGITS.sub("#", spell.why)
-                reasons[key] = (spell.why, reasons.get(key, ("", 0))[1] + spell.cycles)
-        parts = [f"{shown(why, 100)} ({cycles}x)" for why, cycles in list(reasons.values())[:4]]
-        return "; ".join(parts)
-
-    def _why_not(self, action: str) -> str:
-        if self.config.get("enabled") is False:
-            return "the lifecycle is off (lifecycle.enabled=false)"
-        if self.config.get(f"{action.lower()}_enabled") is False:
-            return f"that is off (lifecycle.{action.lower()}_enabled=false)"
-        if not self.evaluated:
-            return "the reason is not recorded here (no lifecycle_evaluations.jsonl)"
-        if not self.checkpoints:
-            return "it was at no checkpoint"
-        held = {"PRUNE": self.dormancy, "SPLIT": self.overload, "MERGE": self.convergence}[action]
-        refusals = self._refusals(action)
-        if refusals:
-            return (
-                f"its condition held for up to {held.longest} checkpoints (patience "
-                f"{_or_unknown(held.patience)}), so it was proposed, and refused: {refusals}"
-            )
-        return f"{self._condition(action)}; {_lasted(held)}"
-
-    def _condition(self, action: str) -> str:
-        if action == "PRUNE":
-            if not self.dormancy.longest and self.share.low == 0.0:
-                return "it was without tokens only while it was new, which does not count"
-            if not self.dormancy.longest:
-                return (
-                    f"it got tokens at every checkpoint (lowest share {self.share.low:.4f}"
-                    f"{_at(self.lowest_step)})"
-                )
-            return "it was without tokens only for a while"
-        if action == "SPLIT":
-            if self.highest is None:
-                return "it was at no checkpoint active, at full strength and no twin"
-            limits = self.split_limits(self.highest.even_share)
-            above = f", overloaded above {limits}" if limits else ""
-            return f"its share was at most {self.highest.share:.4f}{_at(self.highest.step)}{above}"
-        if self.nearest is None:
-            return "no other expert was compared with it"
-        n = self.nearest
-        return (
-            f"nearest was {shown(n.partner_id, 40)} at step {n.step}: cosine {n.cosine:.3f} "
-            f"(above {_or_unknown(self.config.get('merge_similarity_threshold'))} needed), "
-            f"overlap {n.overlap:.3f} "
-            f"(above {_or_unknown(self.config.get('merge_overlap_threshold'))} needed)"
-        )
-
-    def split_limits(self, even_share: float | None) -> str:
-        """Return the shares above which the expert counts as overloaded beside an even share."""
-        threshold = finite(self.config.get("split_share_threshold"))
-        ratio = finite(self.config.get("split_share_ratio"))
-        parts = [] if threshold is None else [f"{threshold:g}"]
-        if ratio is not None and even_share is not None:
-            parts.append(f"{ratio * even_share:.4f} ({ratio:g} times the even share of then)")
-        return " or ".join(parts)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the story for programs: see ``inspect.schema.json``."""
-        return {
-            "expert_id": self.expert_id,
-            "layer_id": self.layer_id,
-            "born_step": self.born_step,
-            "parent_id": self.parent_id,
-            "state": None if self.state is None else self.state[:200],
-            "checkpoints": self.checkpoints,
-            "states": [
-                {"step": t.step, "from": t.before, "to": t.after, "reason": t.reason}
-                for t in [*self.states, *self.last_states]
-            ],
-            "releases": [
-                {
-                    "step": t.step,
-                    "expert_id": t.expert_id[:200],
-                    "parent_id": None if t.parent_id is None else t.parent_id[:200],
-                    "probe_shock": finite(scalars(t.receipt).get("probe_shock")),
-                    "output_change": finite(scalars(t.receipt).get("output_change")),
-                }
-                for t in self.releases
-            ],
-            "lens_deferrals": self.lens_deferrals,
-            "share": _range(self.share),
-            "even_share": self.even_share,
-            "held": {
-                name: {
-                    "longest": held.longest,
-                    "longest_step": held.longest_step,
-                    "now": held.now,
-                    "patience": held.patience,
-                }
-                for name, held in (
-                    ("dormancy", self.dormancy),
-                    ("overload", self.overload),
-                    ("convergence", self.convergence),
-                    ("suspicion", self.suspicion),
-                )
-            },
-            "nearest": None if self.nearest is None else dict(vars(self.nearest)),
-            "proposals": [spell.to_dict() for spell in self.spells],
-            "answers": [
-                {"action": action, "happened": happened, "text": text}
-                for action, happened, text in self.answers()
-            ],
-        }
-
-
-def _range(series: Series) -> dict[str, float] | None:
-    if not series.count:
-        return None
-    s = series
-    return {"first": s.first, "last": s.last, "low": s.low, "high": s.high}
-
-
-def _lasted(held: Held) -> str:
-    patience = _or_unknown(held.patience)
-    if not held.longest:
-        return f"its counter stayed at 0 of {patience} checkpoints"
-    return (
-        f"its counter got to {held.longest} of {patience} checkpoints{_at(held.longest_step)}"
-        f", now {held.now}"
-    )
-
-
-def _at(step: int | None) -> str:
-    return "" if step is None else f" at step {step}"
-
-
-def _or_unknown(value: object) -> str:
-    return "?" if value is None else f"{value}"
-
 
 def gather_story(run: Run, expert_id: str, config: Mapping[str, Any]) -> Story:
-    """Read transitions and evaluations for one expert; the decisions are handed in after it."""
+    """Read transitions and evaluations for one expert; its decisions are added later."""
     story = Story(expert_id, config=config)
     for transition in run.typed("expert_transitions", Transition):
         is_twin = transition.is_release and transition.parent_id == expert_id
@@ -471,7 +286,7 @@ def gather_story(run: Run, expert_id: str, config: Mapping[str, Any]) -> Story:
 
 @dataclass
 class Names:
-    """The experts that logs speak of, for a hint to who asked for another."""
+    """Experts named in the logs, for the message that refuses another."""
 
     found: set[str] = field(default_factory=set)
 
@@ -482,10 +297,10 @@ class Names:
 
 
 def refuse_unknown(story: Story, names: Names, where: object) -> None:
-    """Raise UserError for an expert that no log speaks of."""
+    """Raise UserError for an expert that no log names."""
     if story.decisions or story.changes or story.releases or story.checkpoints or story.spells:
         return
-    known = sorted(names.found, key=expert_order)
+    known = sorted(names.found, key=natural)
     span = f"one of {known[0]} to {known[-1]}" if known else "one that its logs speak of"
     raise UserError(
         f"inspect: --why {story.expert_id} is in no log of {where}, expected {span}; name another"

@@ -276,15 +276,15 @@ def test_equal_logs_give_equal_reports(tmp_path: Path) -> None:
     assert (tmp_path / "small" / "report.html").read_bytes() == first
 
 
-@pytest.mark.parametrize("module", ["report", "plots"])
+@pytest.mark.parametrize("module", ["page", "plots"])
 def test_no_heavy_library_is_imported(tmp_path: Path, module: str) -> None:
     folder = small_run(tmp_path / "small")
     call = {
-        "report": f"report.write_report(run, Path({str(folder / 'report.html')!r}))",
+        "page": f"page.write_report(run, Path({str(folder / 'report.html')!r}))",
         "plots": f"plots.write_plot(run, Path({str(folder / 'plot.png')!r}))",
     }[module]
     code = (
-        f"import sys; from pathlib import Path; from chronorun.analysis import {module}\n"
+        f"import sys; from pathlib import Path; from chronorun.analysis.report import {module}\n"
         f"from chronorun.analysis.reading.run import Run\n"
         f"before = set(sys.modules); run = Run.open(Path({str(folder)!r})); {call}\n"
         f"heavy = {{'torch', 'datasets', 'wandb', 'matplotlib.pyplot'}}\n"

@@ -32,7 +32,7 @@ _WIDTH = 1000
 _LANE = 17
 _APART = 1 / 17
 """How far apart along x marks stand at least: so many fit side by side on a telephone."""
-_LONGEST = 1000
+_LONGEST = 4000
 
 
 def cut(text: object, longest: int = 200) -> str:
@@ -108,7 +108,7 @@ def _hinted(words: str, *parts: str) -> Markup:
 
 
 def _picture(chart: Chart, parts: Iterator[Markup], height: float, class_: str) -> Markup:
-    label = safe(chart.label)
+    label = safe(cut(chart.label, 1000))
     return _tag(
         "svg", *parts, class_=class_, role="img", aria_label=label, width="100%", height=height
     )

@@ -51,9 +51,18 @@ class Table:
     note: str = ""
     words: int = 1
 
-    def is_figure(self, column: int) -> bool:
-        """Whether a column holds figures, which end at the right."""
-        return column >= self.words and self.columns[column] != WHY
+    def kind(self, column: int) -> str:
+        """Return how a column is set: n for figures, below for reasons, else name, why or w."""
+        name = self.columns[column]
+        if name == WHY:
+            return "below"
+        if column >= self.words:
+            return "n"
+        return "why" if name == "folder" else "w" if column else "name"
+
+    def below(self, row: Sequence[str]) -> str:
+        """Return the reason of a row."""
+        return row[self.columns.index(WHY)] if WHY in self.columns else ""
 
 
 def verdict_table(verdicts: Sequence[CellVerdict], results: Sequence[JobResult]) -> Table:

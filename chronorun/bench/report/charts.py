@@ -205,9 +205,9 @@ def overview(verdicts: Sequence[CellVerdict], rules: VerdictRules) -> Picture | 
         hint = f"{name}: {interval(comparison, '%')}, {verdict.verdict}"
         segments += _span(percents(comparison), row + 0.5, hint)
         found += _mean(percents(comparison)[0], row + 0.5, hint)
-    told = "; ".join(f"{name} {interval(c, '%') if c else NO_RESULT}" for name, _, c in compared)
+    means = "; ".join(f"{name} {interval(c, '%') if c else NO_RESULT}" for name, _, c in compared)
     chart = RowChart(
-        f"Lifecycle against static in each cell. {told}",
+        f"Lifecycle against static in each cell. {means}",
         "",
         x,
         [Row(cut(name, 22)) for name, _, _ in compared],

@@ -22,7 +22,7 @@ ArmKey = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Curve:
-    """The course of one job, by step: validation loss, and experts as the mean over layers."""
+    """One job by step: validation loss, and experts as the mean over layers."""
 
     val_loss: dict[int, float] = field(default_factory=dict)
     population: dict[int, float] = field(default_factory=dict)
@@ -44,10 +44,10 @@ class Course:
 
 
 def read_curves(results: Sequence[JobResult], sweep_dir: Path) -> Curves:
-    """Read the curves of all jobs that stand in a comparison.
+    """Read the curves of all jobs with metrics.
 
-    A job that followed no edit was not trained: the curve of the lifecycle of its seed stands for
-    it, as its metrics do. A log that is missing or damaged gives no curve; the report counts them.
+    A follower without an edit to follow was not trained: it has the curve of the lifecycle of its
+    seed, as it has its metrics. A missing or damaged log gives no curve; the report counts them.
     """
     found: dict[ArmKey, dict[int, Curve]] = {}
     ordered = sorted(results, key=lambda result: result.number)
@@ -118,7 +118,7 @@ def _t(n: int, confidence: float) -> float:
 def cell_courses(
     curves: Curves, scenario: str, variant: str, confidence: float, what: str
 ) -> list[Course]:
-    """Return the courses of a cell's arms, the lifecycle last, so that it is drawn on top.
+    """Return the course of each arm of a cell, the lifecycle last, so that it is drawn on top.
 
     ``what`` is ``val_loss`` or ``population``.
     """

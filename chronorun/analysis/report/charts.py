@@ -49,7 +49,8 @@ def _round_step(least: float) -> float:
 class Line:
     """One line of a chart.
 
-    ``behind`` is drawn pale, ``band`` shaded, from its first line to its second.
+    ``behind`` is drawn pale, ``band`` shaded, from its first line to its second; a key shows
+    ``note`` after the name.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Line:
     steps: bool = False
     behind: Sequence[Point] = ()
     band: tuple[Sequence[Point], Sequence[Point]] | None = None
+    note: str = ""
 
     @classmethod
     def of(cls, name: str, thinned: ThinnedLine, look: Look) -> Line:
@@ -96,6 +98,7 @@ class LineChart:
     lines: Sequence[Line]
     marks: Sequence[Mark] = ()
     cut: bool = False
+    caption: str = ""
 
     def lanes(self) -> dict[str, list[Mark]]:
         """Return the marks by lane."""
@@ -170,6 +173,7 @@ class RowChart:
     dots: Sequence[Dot] = ()
     letters: Sequence[Letter] = ()
     margin: float | None = None
+    caption: str = ""
 
     @property
     def height(self) -> float:

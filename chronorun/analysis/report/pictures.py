@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from chronorun.analysis.reading.fields import figure
 from chronorun.analysis.report.charts import (
@@ -47,7 +48,11 @@ def losses(data: RunData) -> LineChart | None:
     marks = [Mark("scenario", "!", at, f"step {at}: {words}") for at, words in data.scenario]
     marks += _edit_marks(data.edits)
     label = f"Losses over steps, with {len(data.edits)} actions marked"
-    return LineChart(label, "loss (nats/token)", steps_of(data), y, 230, lines, marks, cut)
+    unit, caption = "loss (nats/token)", ""
+    chart = LineChart(label, unit, steps_of(data), y, 230, lines, marks, cut)
+    if marks:
+        caption = f"Marks: {chart.letters()}; a number counts actions that lie close together."
+    return replace(chart, caption=caption)
 
 
 def _loss_scale(values: list[float]) -> tuple[Scale, bool]:
@@ -105,6 +110,7 @@ def shares(data: RunData, layer: LayerData) -> RowChart | None:
     names = layer.rows(MOST_ROWS)
     last = layer.shares.columns[-1].shares()
     lives = [layer.lives.get(name, []) for name in names]
+    left = len(layer.experts | set(layer.lives)) - len(names)
     rows = [
         Row(short_name(name), _life_words(name, found, last.get(name)))
         for name, found in zip(names, lives, strict=True)
@@ -117,6 +123,7 @@ def shares(data: RunData, layer: LayerData) -> RowChart | None:
         16.0,
         cells=_cells(layer, {name: row for row, name in enumerate(names)}),
         letters=[letter for row, found in enumerate(lives) for letter in _ends(found, row)],
+        caption=f"share of tokens{f'; {left} experts without a row' if left > 0 else ''}",
     )
 
 
@@ -167,6 +174,7 @@ def _life_words(expert_id: str, lives: Sequence[Life], share: float | None) -> s
 def lineage(data: RunData, layer: LayerData) -> RowChart:
     """Return lifelines: a child hangs on its parent's line, a merged expert ends on another's."""
     names = family_order(layer, MOST_ROWS)
+    left = len(layer.storied()) - len(names)
     x, at = steps_of(data), {name: row + 0.5 for row, name in enumerate(names)}
     lives = [layer.lives.get(name, []) for name in names]
     segments = [
@@ -192,6 +200,7 @@ def lineage(data: RunData, layer: LayerData) -> RowChart:
         18.0,
         segments=segments,
         letters=[letter for row, found in enumerate(lives) for letter in _ends(found, row)],
+        caption=f"{left} more not drawn" if left > 0 else "",
     )
 
 

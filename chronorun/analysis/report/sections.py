@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from chronorun.analysis.reading.fields import figure, integer, mapping, number, string
 from chronorun.analysis.report.charts import LineChart, RowChart
@@ -15,31 +14,6 @@ from chronorun.analysis.report.svg import cut
 MOST_STORIES = 200
 """Experts whose story is written out."""
 _BORN = {"SPAWN": "spawned", "SPLIT": "split off", "REVIVE": "revived"}
-
-
-class Tile(NamedTuple):
-    """A figure that matters: its name, its value, a note below."""
-
-    name: str
-    value: str
-    note: str
-
-
-class LayerPart(NamedTuple):
-    """What is shown of a layer; ``left`` experts have no row."""
-
-    title: str
-    shares: RowChart | None
-    left: int
-    control: LineChart | None
-
-
-class Family(NamedTuple):
-    """The lifelines of a layer, and how many experts have none."""
-
-    layer_id: int
-    chart: RowChart
-    left: int
 
 
 def status(data: RunData) -> str:
@@ -92,8 +66,8 @@ def what_ran(data: RunData) -> str:
     return " · ".join(f"{name}{value}" for value, name in parts if value is not None)
 
 
-def tiles(data: RunData) -> list[Tile]:
-    """Return the figures that matter."""
+def tiles(data: RunData) -> list[tuple[str, str, str]]:
+    """Return the figures that matter: name, value, and a note below."""
     s = data.summary
     val = number(s, "val_loss")
     bigram = number(s, "bigram_loss")
@@ -110,11 +84,11 @@ def tiles(data: RunData) -> list[Tile]:
     actions = sum(n for kind, n in data.counts.items() if not kind.endswith(UNFINISHED))
     listed = ", ".join(f"{n} {kind.lower()}" for kind, n in data.counts.items() if n)
     return [
-        Tile("validation loss", figure(val, ".4f"), against or "nats per token"),
-        Tile("training loss", figure(train, ".4f"), "nats per token"),
-        Tile("steps", figure(data.last_step if steps is None else steps, ",.0f"), _tokens(data)),
-        Tile("experts", *_experts(data)),
-        Tile("actions", str(actions), cut(listed)),
+        ("validation loss", figure(val, ".4f"), against or "nats per token"),
+        ("training loss", figure(train, ".4f"), "nats per token"),
+        ("steps", figure(data.last_step if steps is None else steps, ",.0f"), _tokens(data)),
+        ("experts", *_experts(data)),
+        ("actions", str(actions), cut(listed)),
     ]
 
 
@@ -144,30 +118,21 @@ def _arrow(first: int, last: int) -> str:
     return str(last) if first == last else f"{first} → {last}"
 
 
-def layers(data: RunData) -> list[LayerPart]:
-    """Return shares and control signals, layer by layer."""
-    return [
-        _layer(data, layer)
-        for layer in data.layers.values()
-        if layer.shares.columns or layer.debt.points()
-    ]
-
-
-def _layer(data: RunData, layer: LayerData) -> LayerPart:
-    ends, chart = _ends(layer), shares(data, layer)
-    title = f"Layer {layer.layer_id}" + (f": {_arrow(*ends)} experts" if ends else "")
-    left = len(layer.experts | set(layer.lives)) - (len(chart.rows) if chart else 0)
-    return LayerPart(title, chart, left, control(data, layer))
-
-
-def families(data: RunData) -> list[Family]:
-    """Return the lifelines of each layer in which experts came or went."""
+def layers(data: RunData) -> list[tuple[str, RowChart | None, LineChart | None]]:
+    """Return title, shares and control signals of each layer."""
     found = []
     for layer in data.layers.values():
-        if storied := layer.storied():
-            chart = lineage(data, layer)
-            found.append(Family(layer.layer_id, chart, len(storied) - len(chart.rows)))
+        if layer.shares.columns or layer.debt.points():
+            ends = _ends(layer)
+            title = f"Layer {layer.layer_id}" + (f": {_arrow(*ends)} experts" if ends else "")
+            found.append((title, shares(data, layer), control(data, layer)))
     return found
+
+
+def families(data: RunData) -> list[tuple[int, RowChart]]:
+    """Return the lifelines of each layer in which experts came or went."""
+    drawn = [layer for layer in data.layers.values() if layer.storied()]
+    return [(layer.layer_id, lineage(data, layer)) for layer in drawn]
 
 
 def stories(edits: Sequence[Edit]) -> list[str]:

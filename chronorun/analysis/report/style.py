@@ -4,42 +4,23 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-LIGHT = {
-    "paper": "#fdfdfc",
-    "card": "#ffffff",
-    "ink": "#1b2530",
-    "soft": "#5a6673",
-    "rule": "#e3e6e9",
-    "idle": "#eceef0",
-    "blue": "#1d5c9e",
-    "orange": "#b4540a",
-    "green": "#11795a",
-    "purple": "#8a3d94",
-    "teal": "#0b7285",
-    "red": "#b3243b",
+_COLOURS = {
+    "paper": ("#fdfdfc", "#14181d"),
+    "card": ("#ffffff", "#1a2026"),
+    "ink": ("#1b2530", "#e4e8ec"),
+    "soft": ("#5a6673", "#9aa6b2"),
+    "rule": ("#e3e6e9", "#2c343c"),
+    "idle": ("#eceef0", "#262d35"),
+    "blue": ("#1d5c9e", "#7ab8f5"),
+    "orange": ("#b4540a", "#f0a35e"),
+    "green": ("#11795a", "#5fcba4"),
+    "purple": ("#8a3d94", "#d59adf"),
+    "teal": ("#0b7285", "#5cc8da"),
+    "red": ("#b3243b", "#ff8797"),
 }
-DARK = {
-    "paper": "#14181d",
-    "card": "#1a2026",
-    "ink": "#e4e8ec",
-    "soft": "#9aa6b2",
-    "rule": "#2c343c",
-    "idle": "#262d35",
-    "blue": "#7ab8f5",
-    "orange": "#f0a35e",
-    "green": "#5fcba4",
-    "purple": "#d59adf",
-    "teal": "#5cc8da",
-    "red": "#ff8797",
-}
-_MARKS = {
-    "N": "green",
-    "S": "blue",
-    "P": "orange",
-    "M": "purple",
-    "R": "teal",
-    "U": "red",
-}
+LIGHT = {name: light for name, (light, _) in _COLOURS.items()}
+DARK = {name: dark for name, (_, dark) in _COLOURS.items()}
+_MARKS = {"N": "green", "S": "blue", "P": "orange", "M": "purple", "R": "teal", "U": "red"}
 
 
 class Look(NamedTuple):

@@ -152,9 +152,9 @@ def _line_chart(chart: LineChart) -> Markup:
 def _line_parts(chart: LineChart, top: float) -> Iterator[Markup]:
     x, y, height = chart.x, chart.y, chart.height
     for value in y.ticks(4):
-        place = top + height * (1 - y.at(value))
-        yield _across(place, "grid")
-        yield _text(figure(value), -8, place + 4, "end")
+        at = top + height * (1 - y.at(value))
+        yield _across(at, "grid")
+        yield _text(figure(value), -8, at + 4, "end")
     yield from _x_axis(x, top + height)
     for number, (name, marks) in enumerate(chart.lanes().items()):
         lane, colour = _LANE * number, mark_colour(marks[0].letter)
@@ -162,8 +162,9 @@ def _line_parts(chart: LineChart, top: float) -> Iterator[Markup]:
         yield _across(lane + 8, "grid")
         for share, letter, words in gathered(marks, x, _APART):
             place = _percent(share)
-            ends = {"x1": place, "x2": place, "y1": lane + 14, "y2": top + height}
-            yield _tag("line", **ends, class_="drop", style=f"stroke:var(--{colour})")
+            down = {"y1": lane + 14.0, "y2": top + height}
+            style = f"stroke:var(--{colour})"
+            yield _tag("line", x1=place, x2=place, **down, class_="drop", style=style)
             yield _hinted(words, _text(letter, place, lane + 12, "mark mid", colour))
     yield _stretched(list(_paths(chart)), height, y=top, clip=chart.cut)
     if y.low < 0.0 < y.high:
@@ -231,8 +232,8 @@ def _ground(chart: RowChart, margin: float) -> Iterator[Markup]:
     """Yield what lies under dots: the margin, round values, the line at 0."""
     x, height = chart.x, chart.height
     left, right = x.at(-margin), x.at(margin)
-    size = {"x": _percent(left), "width": _percent(right - left), "y": 0, "height": height}
-    yield _tag("rect", **size, class_="margin")
+    width = _percent(right - left)
+    yield _tag("rect", x=_percent(left), width=width, y=0, height=height, class_="margin")
     for value in x.ticks(5):
         place = _percent(x.at(value))
         yield _down(place, 0, height + 4, "grid")

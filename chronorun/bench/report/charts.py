@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from chronorun.analysis.report.charts import (
-    Chart,
     Dot,
     Letter,
     Line,
@@ -46,54 +44,24 @@ _SPAN_AT, _DOTS_AT, _SPREAD = 0.73, 0.34, 0.32
 _GOLDEN = 0.6180339887498949
 
 
-class Picture(NamedTuple):
-    """A chart and its caption."""
-
-    chart: Chart
-    caption: str
-
-
-class Key(NamedTuple):
-    """An arm's look, its name, and how many seeds its line is the mean of."""
-
-    look: Look
-    arm: str
-    seeds: str
-
-
-class Courses(NamedTuple):
-    """The pictures of a cell over steps, and one key for all of them."""
-
-    keys: list[Key]
-    pictures: list[Picture]
-
-
 def arm_look(arm: str) -> Look:
     """Return how an arm is drawn."""
     return _ARMS.get(arm, OTHER)
 
 
-def cell_pictures(curves: Curves, scenario: str, variant: str, confidence: float) -> Courses:
-    """Return a cell's losses over steps, losses against static, and experts; nothing where none."""
+def cell_charts(curves: Curves, scenario: str, variant: str, confidence: float) -> list[LineChart]:
+    """Return a cell's losses over steps, losses against static, and experts; those that exist."""
     losses = cell_courses(curves, scenario, variant, confidence, "val_loss")
     differences = difference_courses(curves, scenario, variant, confidence)
     experts = cell_courses(curves, scenario, variant, confidence, "population")
-    drawn = (
-        _losses(losses, confidence) if losses else None,
-        _differences(differences, confidence) if differences else None,
-        _experts(experts) if experts else None,
-    )
-    keys = [_key(course) for course in reversed(losses or experts)]
-    return Courses(keys, [picture for picture in drawn if picture is not None])
+    return [
+        *([_losses(losses, confidence)] if losses else []),
+        *([_differences(differences, confidence)] if differences else []),
+        *([_experts(experts)] if experts else []),
+    ]
 
 
-def _key(course: Course) -> Key:
-    return Key(
-        arm_look(course.arm), course.arm, f"{course.seeds} seed{'s' if course.seeds != 1 else ''}"
-    )
-
-
-def _losses(courses: Sequence[Course], confidence: float) -> Picture:
+def _losses(courses: Sequence[Course], confidence: float) -> LineChart:
     # The high losses of the first steps do not press the others flat.
     late = _late(courses, banded=courses)
     low, high = min(late), max(late)
@@ -105,10 +73,10 @@ def _losses(courses: Sequence[Course], confidence: float) -> Picture:
         f"{number(100 * confidence)}% t interval of the mean."
         f"{f' Above {number(y.high)} cut off.' if is_cut else ''}"
     )
-    return Picture(_chart(courses, y, "Validation loss over steps", banded=courses), words)
+    return _chart(courses, y, "Validation loss over steps", words, banded=courses)
 
 
-def _differences(courses: Sequence[Course], confidence: float) -> Picture:
+def _differences(courses: Sequence[Course], confidence: float) -> LineChart:
     ours = [course for course in courses if course.arm == LIFECYCLE]
     late = [0.0, *_late(courses, banded=ours)]
     low, high = min(late), max(late)
@@ -118,14 +86,14 @@ def _differences(courses: Sequence[Course], confidence: float) -> Picture:
         f"{number(100 * confidence)}% t interval. Below 0 is better than static."
     )
     y = Scale(low - margin, high + margin)
-    label = "Validation loss minus static's over steps"
-    return Picture(_chart(courses, y, label, banded=ours), words)
+    return _chart(courses, y, "Validation loss minus static's over steps", words, banded=ours)
 
 
-def _experts(courses: Sequence[Course]) -> Picture:
+def _experts(courses: Sequence[Course]) -> LineChart:
     most = max(value for course in courses for _, value in course.mean)
-    chart = _chart(courses, Scale(0.0, most * 1.08 or 1.0), "Experts per layer over steps", True)
-    return Picture(chart, "Experts per layer over steps: mean over layers and seeds.")
+    words = "Experts per layer over steps: mean over layers and seeds."
+    y = Scale(0.0, most * 1.08 or 1.0)
+    return _chart(courses, y, "Experts per layer over steps", words, steps=True)
 
 
 def _late(courses: Sequence[Course], banded: Sequence[Course]) -> list[float]:
@@ -140,19 +108,29 @@ def _chart(
     courses: Sequence[Course],
     y: Scale,
     title: str,
+    caption: str,
+    *,
     steps: bool = False,
     banded: Sequence[Course] = (),
 ) -> LineChart:
     ends = ", ".join(f"{c.arm} {number(c.mean[-1][1], '.4f')}" for c in reversed(courses))
     x = Scale(0.0, max(course.mean[-1][0] for course in courses))
     lines = [
-        Line(c.arm, c.mean, arm_look(c.arm), steps, band=(c.low, c.high) if c in banded else None)
+        Line(
+            c.arm,
+            c.mean,
+            arm_look(c.arm),
+            steps,
+            band=(c.low, c.high) if c in banded else None,
+            note=f"{c.seeds} seed{'s' if c.seeds != 1 else ''}",
+        )
         for c in courses
     ]
-    return LineChart(f"{title}. At the end: {ends}", "", x, y, 240, lines, cut=True)
+    label = f"{title}. At the end: {ends}"
+    return LineChart(label, "", x, y, 240, lines, cut=True, caption=caption)
 
 
-def dots(verdict: CellVerdict) -> Picture | None:
+def dots(verdict: CellVerdict) -> RowChart | None:
     """Return each seed's difference from each baseline, in nats per token."""
     compared = [c for c in verdict.comparisons if c.n]
     if not compared:
@@ -171,7 +149,7 @@ def dots(verdict: CellVerdict) -> Picture | None:
         found += _mean(c.mean, row + _SPAN_AT, hint)
     values = [dot.x for dot in found] + [end for s in segments for end, _ in (s.start, s.end)]
     means = "; ".join(f"{c.baseline} {interval(c, '%')}" for c in compared)
-    chart = RowChart(
+    return RowChart(
         f"Difference of each seed from each baseline. Means: {means}",
         "",
         _scale([*values, -margin, margin]),
@@ -180,14 +158,11 @@ def dots(verdict: CellVerdict) -> Picture | None:
         segments=segments,
         dots=found,
         margin=margin,
+        caption=f"Lifecycle minus baseline, nats per token. {_better(number(margin, '.3g'))}",
     )
-    words = (
-        f"Left of 0 the lifecycle is better. Shaded: within the margin of ±{number(margin, '.3g')}."
-    )
-    return Picture(chart, words)
 
 
-def overview(verdicts: Sequence[CellVerdict], rules: VerdictRules) -> Picture | None:
+def overview(verdicts: Sequence[CellVerdict], rules: VerdictRules) -> RowChart | None:
     """Return the lifecycle against static in every cell, in percent."""
     compared = [(cell_name(v), v, against(v.comparisons, STATIC)) for v in verdicts]
     if all(comparison is None for _, _, comparison in compared):
@@ -206,7 +181,7 @@ def overview(verdicts: Sequence[CellVerdict], rules: VerdictRules) -> Picture | 
         segments += _span(percents(comparison), row + 0.5, hint)
         found += _mean(percents(comparison)[0], row + 0.5, hint)
     means = "; ".join(f"{name} {interval(c, '%') if c else NO_RESULT}" for name, _, c in compared)
-    chart = RowChart(
+    return RowChart(
         f"Lifecycle against static in each cell. {means}",
         "",
         x,
@@ -216,12 +191,15 @@ def overview(verdicts: Sequence[CellVerdict], rules: VerdictRules) -> Picture | 
         dots=found,
         letters=letters,
         margin=margin,
+        caption=(
+            "Lifecycle against static, % of its loss: mean and interval. "
+            f"{_better(f'{number(margin)}%')}"
+        ),
     )
-    words = (
-        f"Lifecycle against static, % of its loss: mean and interval. Left of 0 the lifecycle is "
-        f"better. Shaded: within the margin of ±{number(margin)}%."
-    )
-    return Picture(chart, words)
+
+
+def _better(margin: str) -> str:
+    return f"Left of 0 the lifecycle is better. Shaded: within the margin of ±{margin}."
 
 
 def _scale(values: Sequence[float]) -> Scale:

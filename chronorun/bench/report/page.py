@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chronorun.analysis.report.skeleton import html
 from chronorun.bench.evidence.verdicts import CellVerdict, VerdictRules
-from chronorun.bench.report.charts import cell_pictures, dots, overview
+from chronorun.bench.report.charts import cell_charts, dots, overview
 from chronorun.bench.report.curves import Curves
 from chronorun.bench.report.document import Document
 
@@ -24,5 +24,5 @@ def to_html(
         document=document,
         overview=overview(verdicts, rules),
         dots=[dots(verdict) for verdict in verdicts],
-        courses=[cell_pictures(curves, v.scenario, v.variant, rules.confidence) for v in verdicts],
+        courses=[cell_charts(curves, v.scenario, v.variant, rules.confidence) for v in verdicts],
     )

@@ -15,9 +15,8 @@ from chronorun.analysis.report.svg import draw
 from chronorun.bench.evidence.verdicts import CellVerdict, Comparison, VerdictRules
 from chronorun.bench.report.charts import (
     OTHER,
-    Courses,
     arm_look,
-    cell_pictures,
+    cell_charts,
     dots,
     overview,
 )
@@ -27,8 +26,8 @@ from chronorun.bench.report.curves import read_curves
 def test_a_cells_pictures_have_labels_with_their_numbers(tmp_path: Path) -> None:
     results = sweep(seeds=2)
     write_logs(results, tmp_path)
-    found = cell_pictures(read_curves(results, tmp_path), "too_many", "", 0.95)
-    labels = [picture.chart.label for picture in found.pictures]
+    found = cell_charts(read_curves(results, tmp_path), "too_many", "", 0.95)
+    labels = [chart.label for chart in found]
     assert [label.partition(".")[0] for label in labels] == [
         "Validation loss over steps",
         "Validation loss minus static's over steps",
@@ -38,13 +37,13 @@ def test_a_cells_pictures_have_labels_with_their_numbers(tmp_path: Path) -> None
     ends = [end for r, end in zip(results[10:20], ends, strict=True) if r.arm == "lifecycle"]
     mean = sum(end for end in ends if end is not None) / 2
     assert f"lifecycle {mean:.4f}" in labels[0]
-    assert [(key.arm, key.seeds) for key in found.keys] == [
-        (arm, "2 seeds") for arm in ("lifecycle", "yoked", "loss_free", "static_mean", "static")
+    assert [(line.name, line.note) for line in found[0].lines] == [
+        (arm, "2 seeds") for arm in ("static", "static_mean", "loss_free", "yoked", "lifecycle")
     ]
 
 
 def test_without_curves_there_is_no_picture() -> None:
-    assert cell_pictures({}, "none", "", 0.95) == Courses([], [])
+    assert cell_charts({}, "none", "", 0.95) == []
 
 
 def test_arms_keep_their_looks_and_have_different_ones() -> None:
@@ -65,10 +64,9 @@ VERDICT = CellVerdict("none", "", "INCONCLUSIVE", "needs 6 seeds", 2, [COMPARISO
 
 def drawn(verdict: CellVerdict) -> tuple[RowChart, str]:
     """Return a cell's differences, as described and as SVG."""
-    picture = dots(verdict)
-    assert picture is not None
-    assert isinstance(picture.chart, RowChart)
-    return picture.chart, draw(picture.chart)
+    chart = dots(verdict)
+    assert chart is not None
+    return chart, draw(chart)
 
 
 def places(html: str, kind: str) -> list[float]:
@@ -121,20 +119,20 @@ def test_nothing_is_drawn_of_comparisons_without_seeds() -> None:
 
 def test_the_overview_shows_every_cell_in_percent() -> None:
     verdicts = [VERDICT, replace(VERDICT, scenario="too_many", variant="lens=on")]
-    picture = overview(verdicts, VerdictRules(margin=0.02))
-    assert picture is not None
-    html = draw(picture.chart)
+    chart = overview(verdicts, VerdictRules(margin=0.02))
+    assert chart is not None
+    html = draw(chart)
     assert html.count('class="mean"') == 2
     assert "too_many, lens=on −1.00% (−1.50 to −0.50)" in html
-    assert "within the margin of ±2%" in picture.caption
+    assert "within the margin of ±2%" in chart.caption
 
 
 def test_the_overview_draws_cells_without_a_comparison_as_such() -> None:
     empty = replace(COMPARISON, n=0, differences={}, mean=math.nan)
     lost = replace(VERDICT, scenario="too_many", comparisons=[empty])
-    picture = overview([VERDICT, lost, replace(lost, scenario="x", comparisons=[])], RULES)
-    assert picture is not None
-    html = draw(picture.chart)
+    chart = overview([VERDICT, lost, replace(lost, scenario="x", comparisons=[])], RULES)
+    assert chart is not None
+    html = draw(chart)
     assert html.count('class="mean"') == 1
     assert html.count(">no result</text>") == 2
     assert ">too_many</text>" in html

@@ -28,10 +28,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("chronorun-*.whl"))
 
 
-def test_the_wheel_holds_every_config_file_and_no_tests(wheel: Path) -> None:
+def test_the_wheel_holds_every_config_file_every_template_and_no_tests(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"chronorun/{path.relative_to(ROOT)}" for path in ROOT.glob("conf/**/*.yaml")}
     assert expected <= names
+    templates = {str(path.relative_to(ROOT)) for path in ROOT.glob("chronorun/**/templates/*")}
+    assert {"run.html", "bench.html", "report.md"} <= {Path(name).name for name in templates}
+    assert templates <= names
     assert "chronorun/py.typed" in names
     assert not [name for name in names if name.startswith(("tests", "conf", "outputs"))]
 

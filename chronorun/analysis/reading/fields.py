@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from chronorun.core.text import harmless
 from chronorun.core.words import finite
 
 _MOST_KEYS = 40
@@ -66,14 +64,6 @@ def plain(found: Mapping[str, Any]) -> dict[str, Any]:
         elif (number := finite(value)) is not None:
             kept[key[:80]] = value if isinstance(value, int) else number
     return kept
-
-
-def shown(value: object, length: int = 200) -> str:
-    """Return a value as text for HTML: cut short, control characters named, markup escaped."""
-    text = value if isinstance(value, str) else str(value)
-    if len(text) > length:
-        text = text[: length - 1] + "…"
-    return html.escape(harmless(text))
 
 
 def figure(value: float | None, form: str = ".4g", missing: str = "–") -> str:

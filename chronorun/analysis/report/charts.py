@@ -1,53 +1,71 @@
-"""The report's pictures: lines over steps, shares of experts, lifelines."""
+"""What a chart is: scales, lines, rows and marks, which ``svg`` and ``plots`` draw."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from chronorun.analysis.reading.fields import figure, shown
-from chronorun.analysis.reading.lineage import Life
 from chronorun.analysis.reading.series import Point, Series
-from chronorun.analysis.report.edits import Edit
-from chronorun.analysis.report.gather import LayerData
-from chronorun.analysis.report.svg import (
-    WIDTH,
-    Scale,
-    frame,
-    path,
-    percent,
-    picture,
-    polyline,
-    stretched,
-    tag,
-    text,
-)
-from chronorun.lifecycle.record.telling import LETTERS, short_name
+from chronorun.analysis.report.style import Look
 
-LANE = 17
-_APART = 1 / 17
-"""How far apart along x marks stand at least: so many fit side by side on a telephone."""
-_LEVELS = 10
-"""Depths of colour in a heat map."""
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps values between ``low`` and ``high`` to 0 .. 1."""
+
+    low: float
+    high: float
+
+    def at(self, value: float) -> float:
+        """Return where a value lies, never beyond the ends."""
+        return min(1.0, max(0.0, self.free(value)))
+
+    def free(self, value: float) -> float:
+        """Return where a value lies, at most one length beyond the ends."""
+        if self.high <= self.low:
+            return 0.5
+        return min(2.0, max(-1.0, (value - self.low) / (self.high - self.low)))
+
+    def ticks(self, most: int) -> list[float]:
+        """Return round values on the scale, at most ``most`` + 1."""
+        span = self.high - self.low
+        if span <= 0 or not math.isfinite(span):
+            return [self.low]
+        step = _round_step(span / most)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [n * step for n in range(first, last + 1)][: most + 1]
+
+
+def _round_step(least: float) -> float:
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * n for n in (1, 2, 2.5, 5, 10, 20) if power * n >= least * (1 - 1e-9))
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; its class gives colour and dashes. ``behind`` is drawn pale."""
+    """One line of a chart.
+
+    ``behind`` is drawn pale, ``band`` shaded, from its first line to its second; a key shows
+    ``note`` after the name.
+    """
 
     name: str
     points: Sequence[Point]
-    class_: str
+    look: Look
     steps: bool = False
     behind: Sequence[Point] = ()
+    band: tuple[Sequence[Point], Sequence[Point]] | None = None
+    note: str = ""
 
     @classmethod
-    def of(cls, name: str, thinned: Series, class_: str) -> Line:
+    def of(cls, name: str, thinned: Series, look: Look) -> Line:
         """Return the line of a series: of its means, and its extremes behind, where it is long."""
         points, means = thinned.points(), thinned.means()
-        return cls(name, means, class_, behind=points) if means else cls(name, points, class_)
+        return cls(name, means, look, behind=points) if means else cls(name, points, look)
 
     @property
     def values(self) -> list[float]:
@@ -56,7 +74,7 @@ class Line:
 
 
 class Mark(NamedTuple):
-    """Something that happened: a letter in a lane, and what a pointer over it is told."""
+    """Something that happened: a letter in a lane, and the words shown when pointed at."""
 
     lane: str
     letter: str
@@ -64,211 +82,131 @@ class Mark(NamedTuple):
     words: str
 
 
-def edit_marks(edits: Sequence[Edit]) -> list[Mark]:
-    """Return a mark for each edit, the published actions in their order first."""
-    order = {action: rank for rank, action in enumerate(LETTERS)}
-    ranked = sorted(edits, key=lambda edit: (order.get(edit.action, len(order)), edit.action))
-    return [
-        Mark(
-            e.kind.lower(),
-            e.letter,
-            e.at,
-            f"step {e.at}: {e.kind} {e.expert_id}",
-        )
-        for e in ranked
-    ]
+@dataclass(frozen=True)
+class LineChart:
+    """Lines over steps; marks stand in lanes above them, one lane a kind.
 
-
-def line_chart(
-    lines: Sequence[Line],
-    x: Scale,
-    y: Scale,
-    height: float,
-    label: str,
-    marks: Sequence[Mark] = (),
-    *,
-    cut: bool = False,
-) -> str:
-    """Return lines over steps; marks stand in lanes above them, one lane a kind.
-
-    ``cut`` tells that values beyond the scale are to be cut off at its end.
+    ``label`` is the text alternative, ``unit`` names the y axis in a file. Lines are cut off at
+    the ends of the scale where ``cut``.
     """
-    lanes: dict[str, list[Mark]] = defaultdict(list)
-    for mark in marks:
-        lanes[mark.lane].append(mark)
-    top = LANE * len(lanes) + (6 if lanes else 0)
-    parts = [frame(x, y, height, top=top)]
-    for number, (name, found) in enumerate(lanes.items()):
-        parts.append(_lane(name, found, x, LANE * number, top + height))
-    paths = "".join(
-        path(polyline(line.behind, x, y, height, steps=False), f"pale {line.class_}")
-        for line in lines
-        if line.behind
-    ) + "".join(
-        path(polyline(line.points, x, y, height, steps=line.steps), f"line {line.class_}")
-        for line in lines
-        if line.points
-    )
-    parts.append(stretched(paths, height, y=top, clip=cut))
-    return picture(parts, top + height, label)
+
+    label: str
+    unit: str
+    x: Scale
+    y: Scale
+    height: float
+    lines: Sequence[Line]
+    marks: Sequence[Mark] = ()
+    cut: bool = False
+    caption: str = ""
+
+    def lanes(self) -> dict[str, list[Mark]]:
+        """Return the marks by lane."""
+        found: dict[str, list[Mark]] = defaultdict(list)
+        for mark in self.marks:
+            found[mark.lane].append(mark)
+        return found
+
+    def letters(self) -> str:
+        """Return what the letters of the marks mean."""
+        return ", ".join(f"{lane[0].letter} {name}" for name, lane in self.lanes().items())
 
 
-def _lane(name: str, marks: Sequence[Mark], x: Scale, y: float, bottom: float) -> str:
-    kind = mark_class(marks[0].letter)
-    parts = [
-        text(name, -8, y + 12, "tick end"),
-        tag("line", x1="0", x2="100%", y1=y + 8, y2=y + 8, class_="grid"),
-    ]
-    for share, found in _gathered(marks, x):
-        place = percent(share)
-        words = (
-            found[0].words if len(found) == 1 else f"{found[0].words}, and {len(found) - 1} more"
-        )
-        letters = found[0].letter + (str(len(found)) if len(found) > 1 else "")
-        parts.append(
-            tag("line", x1=place, x2=place, y1=y + 14, y2=bottom, class_=f"drop {kind}")
-            + tag(
-                "g",
-                tag("title", shown(words)) + text(letters, place, y + 12, f"mark {kind}"),
-            )
-        )
-    return "".join(parts)
+class Row(NamedTuple):
+    """The name of a row, and the words shown when it is pointed at."""
+
+    name: str
+    words: str = ""
 
 
-def _gathered(marks: Sequence[Mark], x: Scale) -> list[tuple[float, list[Mark]]]:
-    """Return marks with their mean place, those together whose letters would touch."""
+class Cell(NamedTuple):
+    """A stretch of a row in a depth of colour from 0 to 10."""
+
+    row: int
+    since: float
+    until: float
+    level: int
+
+
+class Segment(NamedTuple):
+    """A straight line between two places; rows are counted from the upper edge of the first."""
+
+    start: tuple[float, float]
+    end: tuple[float, float]
+    look: Look
+    words: str = ""
+
+
+class Dot(NamedTuple):
+    """A dot: hollow for one of many, full for their mean."""
+
+    x: float
+    row: float
+    is_full: bool
+    words: str = ""
+
+
+class Letter(NamedTuple):
+    """A short text before or after a place."""
+
+    text: str
+    x: float
+    row: float
+    is_before: bool
+    colour: str
+
+
+@dataclass(frozen=True)
+class RowChart:
+    """Rows with names, and what lies in them over steps or over another value.
+
+    Over values, round ones have a line, and everything within ``margin`` of 0 is shaded.
+    """
+
+    label: str
+    unit: str
+    x: Scale
+    rows: Sequence[Row]
+    row_height: float
+    cells: Sequence[Cell] = ()
+    segments: Sequence[Segment] = ()
+    dots: Sequence[Dot] = ()
+    letters: Sequence[Letter] = ()
+    margin: float | None = None
+    caption: str = ""
+
+    @property
+    def height(self) -> float:
+        """Return the height in pixels."""
+        return self.row_height * len(self.rows)
+
+
+Chart = LineChart | RowChart
+
+
+def gathered(marks: Sequence[Mark], x: Scale, apart: float) -> Iterator[tuple[float, str, str]]:
+    """Yield place, letter and words of marks, those nearer than ``apart`` as one with a count."""
     found: list[tuple[float, list[Mark]]] = []
     for mark in sorted(marks, key=lambda mark: mark.step):
         place = x.at(mark.step)
-        if found and place - found[-1][0] < _APART:
+        if found and place - found[-1][0] < apart:
             mean, together = found[-1]
             together.append(mark)
             found[-1] = (mean + (place - mean) / len(together), together)
         else:
             found.append((place, [mark]))
-    return found
+    for place, (first, *others) in found:
+        if others:
+            words = f"{first.words}, and {len(others)} more"
+            yield place, f"{first.letter}{len(others) + 1}", words
+        else:
+            yield place, first.letter, first.words
 
 
-def mark_class(letter: str) -> str:
-    """Return the class that colours an action."""
-    return f"m{letter}" if letter in LETTERS.values() else "mX"
-
-
-def heat_map(layer: LayerData, rows: Sequence[str], x: Scale, label: str) -> str:
-    """Return experts x checkpoints, deeper where the share is larger, with births and deaths."""
-    row_height = 16.0
-    height = row_height * len(rows)
-    at = {expert_id: row_height * row for row, expert_id in enumerate(rows)}
-    parts = [stretched(_cells(layer, at, x, row_height), height)]
-    parts.append(frame(x, None, height))
-    last = layer.shares.columns[-1].shares() if layer.shares.columns else {}
-    lives = layer.lives
-    for expert_id, y in at.items():
-        words = _life_words(expert_id, lives.get(expert_id, []), last.get(expert_id))
-        hover = tag(
-            "rect", tag("title", shown(words)), width="100%", height=row_height, y=y, class_="hover"
-        )
-        parts.append(hover + text(short_name(expert_id), -8, y + 12, "tick end"))
-        for life in lives.get(expert_id, []):
-            parts.append(_ends(life, x, y + 12))
-    return picture(parts, height, label)
-
-
-def _cells(layer: LayerData, at: dict[str, float], x: Scale, row_height: float) -> str:
-    # One path a depth of colour: a map of thousands of cells stays small.
-    commands: dict[int, list[str]] = defaultdict(list)
-    runs: dict[str, tuple[int, float, float]] = {}
-
-    def close(expert_id: str) -> None:
-        level, left, right = runs.pop(expert_id)
-        y, width = at[expert_id] + 1, max(right - left, 0.5)
-        commands[level].append(
-            f"M{left:.1f} {y:.0f}h{width:.1f}v{row_height - 2:.0f}h-{width:.1f}z"
-        )
-
-    for column in layer.shares.columns:
-        left, right = WIDTH * x.at(column.since), WIDTH * x.at(column.until)
-        shares = column.shares()
-        for expert_id in [name for name in runs if name not in shares]:
-            close(expert_id)
-        for expert_id, share in shares.items():
-            if expert_id not in at:
-                continue
-            level = depth(share)
-            known = runs.get(expert_id)
-            if known is not None and known[0] == level:
-                runs[expert_id] = (level, known[1], right)
-                continue
-            if known is not None:
-                close(expert_id)
-            runs[expert_id] = (level, left, right)
-    for expert_id in list(runs):
-        close(expert_id)
-    return "".join(path("".join(commands[level]), f"cell h{level}") for level in sorted(commands))
-
-
-def depth(share: float) -> int:
-    """Return how deep a share is coloured: 0 for none at all, else 1 .. 10, by its root."""
-    if share <= 0.0:
-        return 0
-    return min(_LEVELS, 1 + int(share**0.5 * _LEVELS))
-
-
-def _ends(life: Life, x: Scale, y: float) -> str:
-    found = ""
-    for step, letter, side in (
-        (life.born, life.born_by, "before"),
-        (life.died, life.died_by, "after"),
-    ):
-        if step is not None:
-            found += text(letter, percent(x.at(step)), y, f"mark {side} {mark_class(letter)}")
-    return found
-
-
-def _life_words(expert_id: str, lives: Sequence[Life], share: float | None) -> str:
-    words = [expert_id]
-    for life in lives:
-        born = "there from the start" if life.born is None else f"born at step {life.born}"
-        words.append(born if life.died is None else f"{born}, gone at step {life.died}")
-    if share is not None:
-        words.append(f"last share {figure(share, '.3f')}")
-    return "; ".join(words)
-
-
-def lineage(layer: LayerData, rows: Sequence[str], x: Scale, label: str) -> str:
-    """Return lifelines: a child hangs on its parent's line, a merged expert ends on another's."""
-    row_height = 18.0
-    height = row_height * len(rows)
-    at = {expert_id: row_height * row + row_height / 2 for row, expert_id in enumerate(rows)}
-    lives = layer.lives
-    parts = [frame(x, None, height), stretched(_lifelines(lives, at, x), height)]
-    for edit in layer.edits:
-        link = _link(edit)
-        if link is None or link[0] not in at or link[1] not in at:
-            continue
-        place = percent(x.at(edit.at))
-        kind = f"link {mark_class(edit.letter)}"
-        parts.append(tag("line", x1=place, x2=place, y1=at[link[0]], y2=at[link[1]], class_=kind))
-    for expert_id, y in at.items():
-        parts.append(text(short_name(expert_id), -8, y + 4, "tick end"))
-        for life in lives.get(expert_id, []):
-            parts.append(_ends(life, x, y + 4))
-    return picture(parts, height, label)
-
-
-def _link(edit: Edit) -> tuple[str, str] | None:
-    if edit.action == "MERGE" and edit.died:
-        return edit.died[0], edit.expert_id
-    if edit.born and edit.parent_id is not None and edit.parent_id != edit.born[0]:
-        return edit.parent_id, edit.born[0]
-    return None
-
-
-def _lifelines(lives: Mapping[str, Sequence[Life]], at: dict[str, float], x: Scale) -> str:
-    commands = []
-    for expert_id, y in at.items():
-        for life in lives.get(expert_id, []):
-            left = WIDTH * x.at(x.low if life.born is None else life.born)
-            right = WIDTH * x.at(x.high if life.died is None else life.died)
-            commands.append(f"M{left:.1f} {y:.0f}H{right:.1f}")
-    return path("".join(commands), "life")
+def short_step(value: float) -> str:
+    """Return a step for an axis: 1200 as it is, 15k, 2.5M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            unit = 1e3 if letter == "k" else size
+            return f"{value / unit:.4g}{letter}"
+    return f"{value:.6g}"

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chronorun import __version__
-from chronorun.analysis.reading.fields import shown
 from chronorun.analysis.reading.run import Run
-from chronorun.analysis.report.gather import RunData, gather
-from chronorun.analysis.report.sections import family, headline, layers, losses, population
-from chronorun.analysis.report.style import style
-from chronorun.analysis.report.table import decisions
+from chronorun.analysis.report import pictures, sections
+from chronorun.analysis.report.gather import MOST_LAYERS, RunData, gather
+from chronorun.analysis.report.skeleton import html
+from chronorun.analysis.report.table import MOST_ROWS, decision_rows
 from chronorun.config.pasting import path_word
 from chronorun.core.files import write_atomically
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""Even where something hostile got through from a log, a browser runs and fetches nothing."""
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run: Run, path: Path) -> None:
@@ -27,22 +24,25 @@ def write_report(run: Run, path: Path) -> None:
 
 def render(data: RunData, run: Run) -> str:
     """Return the report as HTML."""
-    body = "".join(part(data) for part in (headline, losses, population, layers, family, decisions))
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>chronorun: {shown(data.run_id)}</title>"
-        f'<link rel="icon" href="data:,"><style>{style()}</style></head>\n'
-        f"<body><main>{body}{_footer(run)}</main></body></html>\n"
-    )
-
-
-def _footer(run: Run) -> str:
-    notices = "".join(f"<li>{shown(line)}</li>" for line in run.notices.lines)
-    listed = f"<ul>{notices}</ul>" if notices else ""
-    command = f"chronorun inspect {path_word(run.folder)}"
-    return (
-        f"<footer>Written by chronorun {__version__} from the logs in {shown(str(run.folder))}. "
-        f"Ask further: <code>{shown(command)}</code>{listed}</footer>"
+    return html(
+        _TEMPLATES,
+        "run.html",
+        run_id=data.run_id,
+        status=sections.status(data),
+        happened=sections.what_happened(data),
+        ran=sections.what_ran(data),
+        tiles=sections.tiles(data),
+        losses=pictures.losses(data),
+        population=pictures.population(data),
+        layers=sections.layers(data),
+        layers_seen=data.layers_seen,
+        most_layers=MOST_LAYERS,
+        families=sections.families(data),
+        stories=sections.stories(data.edits),
+        most_stories=sections.MOST_STORIES,
+        decisions=decision_rows(data),
+        decisions_left=max(0, sum(data.counts.values()) - MOST_ROWS),
+        logs=run.folder,
+        command=f"chronorun inspect {path_word(run.folder)}",
+        notices=run.notices.lines,
     )

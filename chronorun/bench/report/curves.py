@@ -1,4 +1,4 @@
-"""The courses of a bench's arms over steps: validation loss with intervals, and population."""
+"""The curves of a bench's jobs, and their means over seeds: validation loss and population."""
 
 from __future__ import annotations
 
@@ -8,35 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 
-from chronorun.analysis.reading.fields import shown
 from chronorun.analysis.reading.series import Point
-from chronorun.analysis.report.svg import (
-    Scale,
-    frame,
-    path,
-    picture,
-    polyline,
-    stretched,
-    tag,
-)
 from chronorun.bench.evidence.comparisons import LIFECYCLE, STATIC
 from chronorun.bench.evidence.course import read_course
 from chronorun.bench.evidence.results import JobResult
-from chronorun.bench.report.figures import number
-from chronorun.bench.report.style import arm_class
-from chronorun.core.words import shown as line_of
 from chronorun.errors import ChronorunError
 
 MOST_POINTS = 200
 """Points of a line at most."""
-HEIGHT = 240
 ArmKey = tuple[str, str, str]
 """Scenario, variant, arm."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The course of one job, by step: validation loss, and experts as the mean over layers."""
+    """One job by step: validation loss, and experts as the mean over layers."""
 
     val_loss: dict[int, float] = field(default_factory=dict)
     population: dict[int, float] = field(default_factory=dict)
@@ -58,10 +44,10 @@ class Course:
 
 
 def read_curves(results: Sequence[JobResult], sweep_dir: Path) -> Curves:
-    """Read the curves of all jobs that stand in a comparison.
+    """Read the curves of all jobs with metrics.
 
-    A job that followed no edit was not trained: the curve of the lifecycle of its seed stands for
-    it, as its metrics do. A log that is missing or damaged gives no curve; the report counts them.
+    A follower without an edit to follow was not trained: it has the curve of the lifecycle of its
+    seed, as it has its metrics. A missing or damaged log gives no curve; the report counts them.
     """
     found: dict[ArmKey, dict[int, Curve]] = {}
     ordered = sorted(results, key=lambda result: result.number)
@@ -132,7 +118,7 @@ def _t(n: int, confidence: float) -> float:
 def cell_courses(
     curves: Curves, scenario: str, variant: str, confidence: float, what: str
 ) -> list[Course]:
-    """Return the courses of a cell's arms, the lifecycle last, so that it is drawn on top.
+    """Return the course of each arm of a cell, the lifecycle last, so that it is drawn on top.
 
     ``what`` is ``val_loss`` or ``population``.
     """
@@ -163,122 +149,3 @@ def difference_courses(
 
 def _minus(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[int, float]:
     return {step: value - theirs[step] for step, value in ours.items() if step in theirs}
-
-
-def cell_figures(curves: Curves, scenario: str, variant: str, confidence: float) -> str:
-    """Return the courses of a cell as HTML: losses, losses against static, experts, one key."""
-    losses = cell_courses(curves, scenario, variant, confidence, "val_loss")
-    against = difference_courses(curves, scenario, variant, confidence)
-    experts = cell_courses(curves, scenario, variant, confidence, "population")
-    drawn = [loss_figure(losses, confidence), difference_figure(against, confidence)]
-    drawn.append(population_figure(experts))
-    keys = "".join(key(course) for course in reversed(losses or experts))
-    return f'<p class="keys">{keys}</p><div class="trio">{"".join(drawn)}</div>' if keys else ""
-
-
-def loss_figure(courses: Sequence[Course], confidence: float) -> str:
-    """Return validation losses over steps, as HTML."""
-    if not courses:
-        return ""
-    y, cut = _loss_scale(courses)
-    note = f" Above {number(y.high)} cut off." if cut else ""
-    words = (
-        f"Validation loss over steps, nats per token: mean over seeds; band: "
-        f"{number(100 * confidence)}% t interval of the mean.{note}"
-    )
-    return _figure(courses, y, words, "Validation loss over steps", banded=courses)
-
-
-def difference_figure(courses: Sequence[Course], confidence: float) -> str:
-    """Return validation losses minus static's over steps, as HTML."""
-    if not courses:
-        return ""
-    ours = [course for course in courses if course.arm == LIFECYCLE]
-    late = [0.0, *_late(courses, banded=ours)]
-    low, high = min(late), max(late)
-    margin = 0.06 * (high - low) or 0.01
-    words = (
-        f"Loss minus that of static over steps, paired by seed: mean; band (lifecycle alone): "
-        f"{number(100 * confidence)}% t interval. Below 0 is better than static."
-    )
-    y = Scale(low - margin, high + margin)
-    title = "Validation loss minus static's over steps"
-    return _figure(courses, y, words, title, banded=ours)
-
-
-def population_figure(courses: Sequence[Course]) -> str:
-    """Return experts over steps, as HTML."""
-    if not courses:
-        return ""
-    most = max(value for course in courses for _, value in course.mean)
-    words = "Experts per layer over steps: mean over layers and seeds."
-    y = Scale(0.0, most * 1.08 or 1.0)
-    return _figure(courses, y, words, "Experts per layer over steps", steps=True)
-
-
-def _loss_scale(courses: Sequence[Course]) -> tuple[Scale, bool]:
-    """Return a scale that the high losses of the first steps do not press flat."""
-    late = _late(courses, banded=courses)
-    low, high = min(late), max(late)
-    margin = 0.06 * (high - low) or 0.5
-    highest = max(value for course in courses for _, value in course.high)
-    return Scale(low - margin, high + margin), highest > high + margin
-
-
-def _late(courses: Sequence[Course], banded: Sequence[Course]) -> list[float]:
-    """Return the values that are drawn after the first 15% of the steps."""
-    last = max(course.mean[-1][0] for course in courses)
-    lines = [course.mean for course in courses]
-    lines += [line for course in banded for line in (course.low, course.high)]
-    return [value for line in lines for step, value in line if step >= 0.15 * last]
-
-
-def _figure(
-    courses: Sequence[Course],
-    y: Scale,
-    words: str,
-    title: str,
-    *,
-    steps: bool = False,
-    banded: Sequence[Course] = (),
-) -> str:
-    x = Scale(0.0, max(course.mean[-1][0] for course in courses))
-    bands = "".join(_band(course, x, y) for course in banded)
-    lines = "".join(
-        path(
-            polyline(course.mean, x, y, HEIGHT, steps=steps),
-            f"line {arm_class(course.arm)}",
-            course.arm,
-        )
-        for course in courses
-    )
-    drawn = [frame(x, y, HEIGHT), stretched(bands + lines, HEIGHT, clip=True)]
-    if y.low < 0.0 < y.high:
-        zero = HEIGHT * (1 - y.at(0.0))
-        drawn.append(tag("line", x1="0", x2="100%", y1=zero, y2=zero, class_="zero"))
-    label = f"{title}. At the end: {_ends(courses)}"
-    caption = f"<figcaption>{shown(words, 400)}</figcaption>"
-    return f"<figure>{caption}{picture(drawn, HEIGHT, shown_label(label))}</figure>"
-
-
-def _band(course: Course, x: Scale, y: Scale) -> str:
-    there = polyline(course.high, x, y, HEIGHT, steps=False)
-    back = polyline(course.low[::-1], x, y, HEIGHT, steps=False)
-    return path(f"{there}L{back[1:]}Z", f"band {arm_class(course.arm)}")
-
-
-def _ends(courses: Sequence[Course]) -> str:
-    return ", ".join(f"{c.arm} {number(c.mean[-1][1], '.4f')}" for c in reversed(courses))
-
-
-def shown_label(label: str) -> str:
-    """Return a text alternative without control characters; the picture escapes its markup."""
-    return line_of(label, 1000)
-
-
-def key(course: Course) -> str:
-    """Return the sample and the name of an arm, for above the plot: there it covers nothing."""
-    line = tag("line", x1=0, x2=28, y1=5, y2=5, class_=f"line {arm_class(course.arm)}")
-    sample = f'<svg width="28" height="10" aria-hidden="true">{line}</svg>'
-    seeds = f"{course.seeds} seed{'s' if course.seeds != 1 else ''}"
-    return f'<span class="key">{sample}{shown(course.arm, 40)} <small>({seeds})</small></span>'

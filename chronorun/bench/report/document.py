@@ -1,4 +1,4 @@
-"""The content of a bench's report, before Markdown or HTML: everything as plain text."""
+"""The content of a bench's report as plain text, from which Markdown and HTML are made."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CellPart:
 
 @dataclass(frozen=True)
 class Document:
-    """A report; ``setup`` holds machine, versions and seeds as (what, value)."""
+    """A report; ``setup`` lists machine, versions and seeds as (name, value)."""
 
     sweep_id: str
     opening: str

@@ -1,4 +1,4 @@
-"""The figures that a bench's table and report show: arms summed up, and numbers as text."""
+"""Figures for a bench's report and terminal: means over an arm's jobs, and numbers as text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "
 
 
 def scenario_name(scenario: str) -> str:
-    """Return a scenario as people read it: a run that nothing happens to is healthy."""
+    """Return a scenario's name for people: ``none``, where nothing happens to a run, is healthy."""
     return "healthy" if scenario == "none" else scenario
 
 
@@ -43,12 +43,12 @@ def jobs_of(results: Iterable[JobResult], verdict: CellVerdict, arm: str) -> lis
 
 
 def values_of(jobs: Iterable[JobResult], metric: str) -> list[float]:
-    """Return the finite values of a metric, also those that a job took over from its leader."""
+    """Return the finite values of a metric, also of jobs that were not trained themselves."""
     return [value for job in jobs if (value := job.value(metric)) is not None]
 
 
 def spent_by(jobs: Iterable[JobResult], metric: str) -> list[float]:
-    """Return the finite values of what jobs did or spent themselves: those that were trained."""
+    """Return the finite values of a metric, of the jobs that were trained themselves."""
     return values_of((job for job in jobs if job.was_trained), metric)
 
 
@@ -70,12 +70,12 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def mean_edits(results: Sequence[JobResult], verdict: CellVerdict) -> float | None:
-    """Return how many edits the lifecycle made in this cell, as a mean over seeds."""
+    """Return how many edits the lifecycle made in a cell: the mean over seeds."""
     return mean(values_of(jobs_of(results, verdict, LIFECYCLE), "edits"))
 
 
 def shown_baselines(verdicts: Sequence[CellVerdict]) -> list[str]:
-    """Return the baselines worth a column: those a verdict asks for, else any three."""
+    """Return the baselines with a column: those that a verdict asks for, else the first three."""
     known = dict.fromkeys(c.baseline for verdict in verdicts for c in verdict.comparisons)
     return [arm for arm in MUST_BEAT if arm in known] or list(known)[:3]
 
@@ -86,7 +86,7 @@ def percents(comparison: Comparison) -> tuple[float, float, float]:
     if c.mean:
         scale = 100.0 * c.relative_mean / c.mean
         return 100.0 * c.relative_mean, scale * c.low, scale * c.high
-    # A mean of 0 does not tell the baseline's, which only an interval of no width can spare.
+    # From a mean of 0 the baseline's loss is not known; an interval of no width needs none.
     ends = [0.0 if end == 0.0 else math.nan for end in (c.low, c.high)]
     return c.mean, ends[0], ends[1]
 
@@ -137,7 +137,7 @@ def p_value(value: float) -> str:
 
 
 def tost_value(comparison: Comparison, value: float) -> str:
-    """Return the p of a TOST, which has none to tell where all seeds differ by the same."""
+    """Return the p of a TOST; where all seeds differ by the same there is none."""
     return p_value(value) if comparison.has_variance or value else "no variance"
 
 
@@ -170,7 +170,7 @@ def mebibytes(value: float | None) -> str:
 def without_result(
     results: Iterable[JobResult], metric: str = "val_loss"
 ) -> list[tuple[JobResult, str, str]]:
-    """Return the jobs that stand in no comparison, with what befell each and why."""
+    """Return the jobs without a result, each with its status and the reason."""
     found = []
     for result in sorted(results, key=lambda result: result.number):
         if not result.has_metrics:
@@ -181,7 +181,7 @@ def without_result(
 
 
 def counted(found: Sequence[tuple[JobResult, str, str]], total: int) -> str:
-    """Return how many jobs have no result, by what befell them."""
+    """Return how many jobs have no result, by status."""
     if not found:
         return "The 1 job has a result." if total == 1 else f"All {total} jobs have a result."
     counts = Counter(what for _, what, _ in found)

@@ -1,4 +1,4 @@
-"""The jobs of a bench as ``results.csv``: one row a job, for spreadsheets and data frames."""
+"""Writes ``results.csv``: one row for each job of a bench, for spreadsheets and data frames."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from chronorun.core.files import write_atomically
 FIXED = ("number", "scenario", "variant", "arm", "seed", "status", "reason", "folder")
 PRIMARY = "val_loss"
 WALL = "wall/"
-"""Opens the names of wall-clock columns: these alone differ between equal runs."""
+"""Prefix of wall-clock columns, the only ones that differ between equal runs."""
 _FORMULA = ("=", "+", "-", "@")
 
 
 def write_csv(results: Sequence[JobResult], path: Path) -> None:
-    """Write one row per job: what it is, its metrics (the primary one first), its wall clock.
+    """Write one row per job: its names, its metrics (the primary one first), its wall clock.
 
     Floats read back exactly; None is an empty field. Text that a spreadsheet would take for a
     formula is preceded by an apostrophe. Raises OSError and then leaves an older file alone.
@@ -47,5 +47,5 @@ def _line(cells: list[object]) -> str:
 
 
 def _no_formula(text: str) -> str:
-    # Spreadsheets pass over blanks before the sign.
+    # Spreadsheets ignore blanks before the sign.
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text

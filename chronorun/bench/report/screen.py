@@ -1,7 +1,4 @@
-"""What a terminal shows at the end of a bench: arms, verdicts, jobs without a result.
-
-One line an arm and one a cell, whatever it says: wins, nulls and losses alike.
-"""
+"""The tables in the terminal at the end of a bench: arms, verdicts, jobs without a result."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ from chronorun.bench.report.results_csv import PRIMARY
 from chronorun.core.words import figure, shown
 
 MOST_JOBS = 20
-"""Jobs without a result that are named; results.csv names them all."""
+"""Jobs without a result that are listed; results.csv has them all."""
 _GAP = "  "
 _COLOURS = {"HELPS": "bold green", "HARMS": "bold red", "NO HARM": "bold", "INCONCLUSIVE": "yellow"}
 _ARM_HEAD = ["", "seeds", "loss", "sd", "FLOPs", "params x steps", "MiB", "seconds"]
@@ -54,7 +51,7 @@ _EDITS = "edits: mean over seeds"
 
 
 class _Indented:
-    """A text in lines that are set in by two and have no blanks at their ends."""
+    """A text wrapped with an indent of two and without trailing blanks."""
 
     def __init__(self, text: str) -> None:
         self.text = Text(text)
@@ -122,11 +119,11 @@ def _rows(
     reasons = [shown(verdict.reason, 400) for verdict in verdicts]
     rows = [_cells(verdict, results, baselines) for verdict in verdicts]
     rows.insert(0, ["scenario", *baselines, "edits", "verdict"])
-    beside = [_beside(row, v) for row, v in zip(rows, ["variant", *variants], strict=True)]
-    if any(variants) and sum(_widths(beside)) + len(_GAP) * len(beside[0]) <= width:
-        rows, variants = beside, [""] * len(variants)
+    wide = [_with_variant(row, v) for row, v in zip(rows, ["variant", *variants], strict=True)]
+    if any(variants) and sum(_widths(wide)) + len(_GAP) * len(wide[0]) <= width:
+        rows, variants = wide, [""] * len(variants)
     below = [": ".join(filter(None, pair)) for pair in zip(variants, reasons, strict=True)]
-    figures = range(2 if rows is beside else 1, len(rows[0]) - 1)
+    figures = range(2 if rows is wide else 1, len(rows[0]) - 1)
     lines = [_line(row, _widths(rows), figures) for row in rows]
     fits = all(
         line.cell_len + len(_GAP) + cell_len(text) <= width
@@ -144,7 +141,7 @@ def _rows(
             yield _Indented(text)
 
 
-def _beside(row: list[str], variant: str) -> list[str]:
+def _with_variant(row: list[str], variant: str) -> list[str]:
     return [row[0], variant, *row[1:]]
 
 

@@ -40,9 +40,9 @@ Measure = Callable[[Sequence[JobResult]], str]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of plain texts, the first ``words`` columns and the one named ``why`` no figures.
+    """A table of plain texts; the first ``words`` columns and ``why`` hold no figures.
 
-    Reasons are long: HTML gives them a line of their own below their row.
+    Reasons are long: HTML shows ``why`` on a line of its own below the row.
     """
 
     title: str
@@ -51,9 +51,18 @@ class Table:
     note: str = ""
     words: int = 1
 
-    def is_figure(self, column: int) -> bool:
-        """Whether a column holds figures, which end at the right."""
-        return column >= self.words and self.columns[column] != WHY
+    def kind(self, column: int) -> str:
+        """Return how a column is set: n for figures, below for reasons, else name, why or w."""
+        name = self.columns[column]
+        if name == WHY:
+            return "below"
+        if column >= self.words:
+            return "n"
+        return "why" if name == "folder" else "w" if column else "name"
+
+    def below(self, row: Sequence[str]) -> str:
+        """Return the reason of a row."""
+        return row[self.columns.index(WHY)] if WHY in self.columns else ""
 
 
 def verdict_table(verdicts: Sequence[CellVerdict], results: Sequence[JobResult]) -> Table:
@@ -104,7 +113,7 @@ def comparison_table(verdict: CellVerdict) -> Table:
 
 
 def compute_table(results: Sequence[JobResult], verdict: CellVerdict, rules: VerdictRules) -> Table:
-    """Return what each arm of a cell reached, and what it spent."""
+    """Return the loss of each arm of a cell, and what it cost."""
     rows = []
     for arm in arms_of(results, verdict):
         jobs = jobs_of(results, verdict, arm)
@@ -137,7 +146,7 @@ def compute_table(results: Sequence[JobResult], verdict: CellVerdict, rules: Ver
 
 
 def routing_table(results: Sequence[JobResult], verdict: CellVerdict) -> Table:
-    """Return the health of routing and what the lifecycle did."""
+    """Return how healthy routing was, and what the lifecycle did."""
     columns: dict[str, Measure] = {
         "N_eff": _plain("n_effective", ".2f"),
         "mean N_eff": _plain("n_effective_mean", ".2f"),
@@ -162,7 +171,7 @@ def routing_table(results: Sequence[JobResult], verdict: CellVerdict) -> Table:
 
 
 def loss_table(results: Sequence[JobResult], verdict: CellVerdict) -> Table:
-    """Return further losses of a cell, and the recovery where something happened to the run."""
+    """Return further losses of a cell, and the recovery where a scenario disturbed the run."""
     columns: dict[str, Measure] = {
         "area under the loss": _plain("val_loss_auc", ".4f"),
         "per byte": _plain("val_loss_per_byte", ".4f"),

@@ -1,4 +1,4 @@
-"""A bench in plain words, said by code: where the lifecycle helps, where not, where it hurts."""
+"""A bench in words: where the lifecycle helps, where it does not, where it hurts."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ _VERDICTS = (
 def opening(
     verdicts: Sequence[CellVerdict], results: Sequence[JobResult], rules: VerdictRules
 ) -> str:
-    """Return what was compared, and how many cells came out which way."""
+    """Return what was compared, and how many cells have each verdict."""
     counts = [(word, sum(v.verdict == word for v in verdicts)) for word, _ in _VERDICTS]
-    told = ", ".join(f"{n} {word}" for word, n in counts)
+    listed = ", ".join(f"{n} {word}" for word, n in counts)
     seeds = len({result.seed for result in results})
     arms = ", ".join(dict.fromkeys(result.arm for result in results)) or "none"
     rows = "cell" if any(verdict.variant for verdict in verdicts) else "scenario"
     return (
         f"{_count(len(results), 'job')}: {_count(len(verdicts), rows)}, {_count(seeds, 'seed')}, "
-        f"arms {arms}. Verdicts on {rules.metric}: {told}."
+        f"arms {arms}. Verdicts on {rules.metric}: {listed}."
     )
 
 
 def summary(verdicts: Sequence[CellVerdict], rules: VerdictRules) -> list[tuple[str, list[str]]]:
-    """Return a label and a sentence a cell for each kind of verdict, also where none has it."""
+    """Return for each kind of verdict a label and one sentence a cell, also where none has it."""
     return [
         (
             f"{label}: {sum(v.verdict == word for v in verdicts)} of {len(verdicts)}",
-            [_told(verdict, rules) for verdict in verdicts if verdict.verdict == word],
+            [_sentence(verdict, rules) for verdict in verdicts if verdict.verdict == word],
         )
         for word, label in _VERDICTS
     ]
 
 
 def reading(rules: VerdictRules) -> list[str]:
-    """Return how the verdicts come about."""
+    """Return how verdicts are reached."""
     level = f"{number(100 * rules.confidence)}%"
     return [
         f"Differences are lifecycle minus baseline in {rules.metric} (nats per token), paired by "
@@ -69,7 +69,7 @@ def reading(rules: VerdictRules) -> list[str]:
     ]
 
 
-def _told(verdict: CellVerdict, rules: VerdictRules) -> str:
+def _sentence(verdict: CellVerdict, rules: VerdictRules) -> str:
     name, wanted = cell_name(verdict), [STATIC]
     if verdict.verdict == "HELPS":
         wanted = list(MUST_BEAT)
@@ -79,7 +79,7 @@ def _told(verdict: CellVerdict, rules: VerdictRules) -> str:
 
 
 def _others(verdict: CellVerdict, rules: VerdictRules) -> str:
-    """Name the further arms that the lifecycle was not shown to beat: HELPS does not ask them."""
+    """Name the arms that the lifecycle was not shown to beat and that HELPS does not ask for."""
     if verdict.verdict != "HELPS":
         return ""
     unbeaten = [
@@ -95,7 +95,7 @@ def _count(n: int, word: str) -> str:
 
 
 def seeds_listed(results: Sequence[JobResult]) -> str:
-    """Return the seeds of a sweep, runs of them in short: ``0 to 9, 12``."""
+    """Return the seeds of a sweep, neighbours as a range: ``0 to 9, 12``."""
     spans: list[list[int]] = []
     for seed in sorted({result.seed for result in results}):
         if spans and seed == spans[-1][1] + 1:

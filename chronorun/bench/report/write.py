@@ -1,4 +1,4 @@
-"""The report of a bench: ``report.md`` and ``report.html`` with the same content."""
+"""Writes a bench's report: ``report.md`` and ``report.html`` with the same content."""
 
 from __future__ import annotations
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from chronorun.analysis.reading.fields import figure, integer, shown
+from chronorun.analysis.reading.fields import figure, integer
 from chronorun.analysis.reading.lineage import Life, Lineage
 from chronorun.analysis.reading.records import Decision
-from chronorun.analysis.report.charts import depth
+from chronorun.analysis.report.charts import Mark, Scale, gathered, short_step
 from chronorun.analysis.report.edits import Edit
 from chronorun.analysis.report.gather import LayerData
-from chronorun.analysis.report.svg import Scale, short_step
+from chronorun.analysis.report.pictures import depth
+from chronorun.analysis.report.skeleton import html
 from chronorun.core.words import finite
 
 finite_floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -55,9 +57,20 @@ def test_numbers_are_taken_only_where_they_are_numbers() -> None:
     ]  # fmt: skip
 
 
-def test_text_is_cut_named_and_escaped() -> None:
-    assert shown("<b>\x1b\u202e") == "&lt;b&gt;\\x1b\\u202e"
-    assert shown("x" * 50, 10) == "x" * 9 + "…"
+def test_text_in_a_template_is_cut_named_and_escaped(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("{{ text }} {{ long | cut(10) }} {{ long | length }}")
+    (tmp_path / "b.html").write_text("{{ long }}")
+    shown = html(tmp_path, "a.html", text="<b>\x1b\u202e", long="x" * 50)
+    assert shown == "&lt;b&gt;\\x1b\\u202e " + "x" * 9 + "… 50"
+    assert len(html(tmp_path, "b.html", long="x" * 100_000)) == 4000
+
+
+def test_marks_that_would_touch_are_one_with_a_count() -> None:
+    marks = [Mark("split", "S", step, f"step {step}") for step in (80, 10, 12, 11)]
+    assert list(gathered(marks, Scale(0, 100), 0.05)) == [
+        (pytest.approx(0.11), "S3", "step 10, and 2 more"),
+        (0.8, "S", "step 80"),
+    ]
 
 
 def test_what_rounds_to_zero_has_no_minus() -> None:

@@ -1,4 +1,4 @@
-"""Any other log: its span, the course of its figures, and how often what happened."""
+"""A log other than decisions: its steps, the course of its figures, counts of its events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chronorun.errors import UserError
 MOST_SERIES = 200
 MOST_LABELS = 200
 MANY_LINES, EVERY = 50_000, 50
-"""Beyond so many lines figures are taken from some of them; every line is read and checked."""
+"""After this many lines, figures are taken from every ``EVERY``th; all lines are checked."""
 Figures = Iterator[tuple[str, float]]
 Labels = Iterator[str]
 Row = Callable[[int | None, str, float], None]
@@ -41,7 +41,7 @@ class LogView:
 
 
 def kind_of(record: Mapping[str, Any]) -> str:
-    """Return which log a record is from; ``unknown`` where it is from none of ours or v2's."""
+    """Return which log a record is from; ``unknown`` for one that neither we nor v2 write."""
     for kind, keys in _MARKS:
         if all(key in record for key in keys):
             return kind
@@ -72,7 +72,7 @@ def first_kind(path: Path) -> str:
 
 
 def scan_log(path: Path, filters: Filters, row: Row | None = None) -> LogView:
-    """Read a log; ``row`` is handed every figure that is counted.
+    """Read a log; ``row`` is called with every figure that is counted.
 
     Raises StorageError for a damaged one.
     """
@@ -278,7 +278,7 @@ _LABELS: dict[str, Callable[[Mapping[str, Any], Filters], Labels]] = {
 
 
 def refuse_why(view_of: str) -> UserError:
-    """Return the error for who asks for one expert's story of what has none."""
+    """Return the error for ``--why`` with something that has no decisions."""
     return UserError(
         f"inspect: --why asks for one expert, and {view_of}, expected a run's folder or its "
         f"lifecycle_decisions.jsonl; name one of these"

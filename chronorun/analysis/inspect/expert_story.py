@@ -50,7 +50,7 @@ class Held:
 
 @dataclass
 class Spell:
-    """The same verdict on the same proposal, one cycle after another."""
+    """One proposal with the same verdict in several cycles in a row."""
 
     action: str
     status: str

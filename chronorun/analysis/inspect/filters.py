@@ -1,4 +1,4 @@
-"""Which records a person wants to see."""
+"""The filters of ``inspect``: layers, experts, actions and steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chronorun.lifecycle.record.telling import ACTIONS
 
 @dataclass(frozen=True)
 class Filters:
-    """Empty and None: everything. Steps are inclusive."""
+    """What to show; empty or None means everything. Steps are inclusive."""
 
     layers: frozenset[int] = frozenset()
     experts: frozenset[str] = frozenset()
@@ -23,7 +23,7 @@ class Filters:
 
     @property
     def active(self) -> bool:
-        """Say whether anything is left out."""
+        """Return whether anything is left out."""
         return self != Filters()
 
     def takes(self, decision: Decision) -> bool:
@@ -50,7 +50,7 @@ class Filters:
         return not self.layers or layer_id in self.layers
 
     def takes_record(self, record: Mapping[str, Any]) -> bool:
-        """Return whether a record of any log is counted; what it does not say rules nothing out."""
+        """Return whether a record of any log is counted; a field it lacks rules nothing out."""
         step, layer_id, expert_id = (record.get(k) for k in ("step", "layer_id", "expert_id"))
         return (
             self.takes_step(step if isinstance(step, int) else None)
@@ -66,7 +66,7 @@ def make_filters(
     since: int | None,
     until: int | None,
 ) -> Filters:
-    """Check what was asked for. Raises UserError for an unknown action or an empty range."""
+    """Return the filters asked for. Raises UserError for an unknown action or an empty range."""
     named = [action.upper() for action in actions]
     for action in named:
         if action not in ACTIONS:

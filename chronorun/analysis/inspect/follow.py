@@ -1,4 +1,4 @@
-"""Follows a run that is still going: new actions and checkpoints, as they are written."""
+"""Follow a run that is still training: its actions and evaluations as they are written."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ POLL_SECONDS = 0.5
 
 @dataclass
 class Tail:
-    """The whole lines of a log that were not yet seen."""
+    """The complete lines of a log that were not read yet."""
 
     path: Path
     offset: int = 0
     number: int = 0
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (line number, line); a line that is not whole yet waits for its end."""
+        """Yield (line number, line); an incomplete last line is left for the next call."""
         if not self.path.is_file():
             return
         with self.path.open("rb") as file:
@@ -40,7 +40,7 @@ class Tail:
 
 @dataclass
 class Following:
-    """A running job: ``news`` yields what came since the last call."""
+    """A run in progress: ``news`` yields what was written since the last call."""
 
     run: Run
     decisions: Tail = field(init=False)
@@ -51,7 +51,7 @@ class Following:
         self.metrics = Tail(self.run.path("metrics"))
 
     def news(self) -> Iterator[Decision | Losses]:
-        """Yield new checkpoints and actions, by step."""
+        """Yield new evaluations and actions, by step."""
         found: list[Decision | Losses] = []
         found += (r for r in self._decoded(self.metrics, Losses) if r.val_loss is not None)
         found += self._decoded(self.decisions, Decision)
@@ -61,7 +61,7 @@ class Following:
         return typed_lines(tail.path, tail.lines(), kind, self.run.notices)
 
     def done(self) -> bool:
-        """Say whether the run says that it has completed."""
+        """Return whether the run's summary says that it has completed."""
         try:
             return self.run.json("summary.json").get("status") == "completed"
         except StorageError:
@@ -70,7 +70,7 @@ class Following:
 
 
 def follow(run: Run, wait: float = POLL_SECONDS) -> Iterator[Decision | Losses]:
-    """Yield actions and checkpoints, those so far first, until the run has completed."""
+    """Yield actions and evaluations, past ones first, until the run has completed."""
     following = Following(run)
     while True:
         # Asked before the logs are read: what was written before the end is not missed.

@@ -1,4 +1,4 @@
-"""What a terminal shows of a run, a log or a sweep: plain words that colour only underlines."""
+"""A run, a log or a sweep on a terminal, readable without its colours."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def _tree(
 
 
 def render_log(view: LogView, width: int, ascii_only: bool) -> RenderableType:
-    """Return a log: what it is, the course of its figures, what happened how often."""
+    """Return a log: its kind, the course of its figures, counts of its events."""
     parts: list[RenderableType] = [Text(f"log {view.kind}", style="bold")]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, min_width=10, style="dim")
@@ -312,7 +312,7 @@ def render_sweep(view: SweepView, width: int) -> RenderableType:
 
 
 def notices(found: Notices) -> Iterator[RenderableType]:
-    """Yield what a reader passed over."""
+    """Yield the notices of a reader."""
     if found.lines:
         yield Text("")
     for line in found.lines:

@@ -1,4 +1,4 @@
-"""A folder of runs: one row each."""
+"""A folder of runs, one row per run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SweepView:
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
-    """Yield the runs below a folder, by name; links to one (``outputs/run``) are no run more."""
+    """Yield the runs below a folder, by name; links (``outputs/run``) are not followed."""
     found = []
     for here, names, files in os.walk(folder):
         depth = len(Path(here).relative_to(folder).parts)
@@ -77,7 +77,7 @@ def _named(
 
 
 def _slim(run: RunView) -> RunView:
-    """Drop what a row does not show."""
+    """Drop what a row of the sweep does not show."""
     run.judgements.clear()
     run.summary = run.manifest = {}
     run.train_losses = run.val_losses = Series()

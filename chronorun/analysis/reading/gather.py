@@ -77,7 +77,6 @@ class Gathered:
     train_losses: Series = field(default_factory=Series)
     val_losses: Series = field(default_factory=Series)
     decisions: int = 0
-    counts: Counts = field(default_factory=dict)
     populations: dict[int, Population] = field(default_factory=dict)
     layers_left_out: bool = False
     lineage: Lineage = field(default_factory=Lineage)
@@ -130,7 +129,6 @@ class Gathered:
                     if population is not None:
                         population.add_edit(at or 0, d)
                 self.lineage.add(d, at or 0)
-            count(self.counts, d)
             each(d)
         self.run_id = next(iter(sorted(run_ids)), "")
         if len(run_ids) > 1:

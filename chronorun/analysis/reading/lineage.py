@@ -131,6 +131,9 @@ class Lineage:
             return
         if d.action == "MERGE":
             self._note(d, d.expert_id, at, "", d.partner_id or "another")
+        if d.action == "PRUNE":
+            self._note(d, d.expert_id, at, "went")
+            return
         came, went = d.came_and_went()
         for name in went:
             self._note(d, name, at, "went", d.expert_id if d.action == "MERGE" else None)

@@ -1,4 +1,4 @@
-"""Reads the logs of a run, ours or v2's: in one pass, with flat memory, whatever is in them."""
+"""The logs of a run, ours or v2's, read in one pass with flat memory, whatever they contain."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOGS = (
     "timings",
 )
 LONGEST_LINE = 64 << 20
-"""Bytes of one line at most: what is longer is no log of ours, and must not fill the memory."""
+"""Most bytes of one line: a longer one is not from us, and must not fill the memory."""
 _PIECE = 1 << 18
 _LONG_LINE = 1 << 20
 _LONG_TEXT = 1000
@@ -39,7 +39,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 @dataclass
 class Notices:
-    """What a reader passed over, for people: one line each."""
+    """Remarks of a reader for people, such as what it skipped; one line each."""
 
     lines: list[str] = field(default_factory=list)
 
@@ -64,7 +64,7 @@ def read_records(
 
 
 def read_typed(path: Path, kind: type[T], notices: Notices | None = None) -> Iterator[T]:
-    """Yield the records of a log, the fields of ``kind`` only: several times as fast.
+    """Yield the records of a log as ``kind``: only its fields, several times as fast.
 
     A field of another type keeps its default, and very long texts are cut. Otherwise as
     ``read_records``.
@@ -76,7 +76,7 @@ def read_typed(path: Path, kind: type[T], notices: Notices | None = None) -> Ite
                 raise ValueError
             records = decode(piece)
         except (ValueError, RecursionError):
-            # One by one, to name the line, or to take what fits of it.
+            # Line by line, to name the bad one or to take the fields that fit.
             yield from typed_lines(path, _numbered(piece, number), kind, notices)
         else:
             yield from records
@@ -137,7 +137,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def open_log(path: Path) -> io.BufferedReader:
-    """Open a log behind its byte order mark, if an editor gave it one.
+    """Open a log after its byte order mark, if an editor has added one.
 
     Raises UserError for what is no file.
     """

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chronorun.analysis.reading.gather import Gathered
+from chronorun.analysis.reading.gather import Counts, Gathered, count
 from chronorun.analysis.reading.lineage import Life, Lineage
 from chronorun.analysis.reading.records import (
     Control,
@@ -110,11 +110,12 @@ class RunData:
 
 
 class _Drawing:
-    """Takes decisions, then snapshots and control decisions, for the layers that are drawn."""
+    """Collects decisions, then snapshots and control decisions, of the layers that are drawn."""
 
     def __init__(self) -> None:
         self.gathered = Gathered()
         self.edits: list[Edit] = []
+        self.counts: Counts = {}
         self.layers: dict[int, LayerData] = {}
         self.seen: set[int] = set()
 
@@ -129,6 +130,7 @@ class _Drawing:
     def add_decision(self, decision: Decision) -> None:
         if decision.step is not None and decision.action:
             self.gathered.span(decision.at)
+            count(self.counts, decision)
             if len(self.edits) < MOST_EDITS:
                 self.edits.append(Edit.of(decision))
 
@@ -193,7 +195,7 @@ def gather(run: Run) -> RunData:
         layers=dict(sorted(drawing.layers.items())),
         layers_seen=len(drawing.seen),
         edits=drawing.edits,
-        counts=Counter({kind_of(*key): n for key, n in g.counts.items()}),
+        counts=Counter({kind_of(*key): n for key, n in drawing.counts.items()}),
         judgements=g.judgements,
         scenario=_scenario(run),
         first_step=0.0 if first * 2 <= last or first == last else first,

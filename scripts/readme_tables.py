@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from chronorun.config.describe import markdown_table
+from chronorun.config.reference import markdown_table
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 TABLES = {

@@ -1,4 +1,4 @@
-"""The fields of the configuration with meaning, unit, range and default, from the dataclasses."""
+"""Describe the fields of the configuration: meaning, unit, range, default."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class FieldInfo:
 
     @property
     def expected(self) -> str:
-        """What a value must be, as an error message says it."""
+        """What a value must be, for error messages."""
         kind = f"one of {', '.join(self.choices)}" if self.choices else self.kind
         words = f"{kind} {self.range}".rstrip()
         return f"{words} or null" if self.optional else words
 
     @property
     def rule(self) -> str:
-        """The range, or the choices, as a table shows them."""
+        """The range or the choices, for tables."""
         return self.range or ", ".join(self.choices)
 
 
 def show_value(value: Any) -> str:
-    """Write a value as one would type it."""
+    """Return a value as it is typed in an override."""
     if value is None:
         return "null"
     if isinstance(value, Enum):

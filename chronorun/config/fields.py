@@ -14,9 +14,9 @@ from typing import Any
 from chronorun.errors import UserError
 
 LARGEST_INTEGER = 2**63 - 1
-"""What NumPy and torch hold: the limit of every integer that declares none."""
+"""Largest integer of NumPy and torch: the limit of every integer field that declares none."""
 LARGEST_SEED = 2**64 - 1
-"""What torch takes as a seed."""
+"""Largest seed of torch."""
 
 
 def option(
@@ -32,7 +32,7 @@ def option(
 ) -> Any:
     """Declare a field with its meaning, unit and range (inclusive unless above or below).
 
-    ``limit`` is what machines take at most, far beyond what anyone needs: not worth a word in help.
+    ``limit`` is the technical maximum, far beyond any use: checked, but not shown in help.
     """
     metadata = {
         "help": help,
@@ -49,7 +49,7 @@ def option(
 
 
 def describe_range(metadata: Any) -> str:
-    """Write a field's range for people, such as ``> 0 and <= 1``; empty when it has none."""
+    """Return a field's range as text, such as ``> 0 and <= 1``; empty if it has none."""
     signs = (("at_least", ">="), ("above", ">"), ("at_most", "<="), ("below", "<"))
     return " and ".join(
         f"{sign} {_written(metadata[key])}" for key, sign in signs if metadata.get(key) is not None

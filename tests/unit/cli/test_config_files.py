@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.cli.cli_in_process import FakeTraining, Outcome
+from cli_in_process import FakeTraining, Outcome
 
 pytest_plugins = ("cli_in_process",)
 Command = Callable[..., Outcome]

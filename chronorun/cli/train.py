@@ -11,6 +11,7 @@ from chronorun import __version__
 from chronorun.config.overrides import parse_overrides, unnamed
 from chronorun.config.run import plain_name
 from chronorun.core.launch import Place, find_place
+from chronorun.core.run_files import HYDRA, REPORT, SUMMARY, TRAIN_LOG
 from chronorun.core.terminal import warn
 from chronorun.errors import NonFiniteError, RanksDisagreeError, RunInterrupted, UserError
 
@@ -233,7 +234,7 @@ def _remove_unused(run_dir: Path) -> None:
     import shutil
 
     found = {path.name for path in run_dir.iterdir()} if run_dir.is_dir() else {"?"}
-    if found <= {".hydra", "train.log"}:
+    if found <= {HYDRA, TRAIN_LOG}:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
@@ -303,13 +304,13 @@ def _train_as(composed: DictConfig, run_dir: Path, *processes: Processes) -> flo
 
 def _write_report(run_dir: Path) -> None:
     """Write ``report.html`` beside the logs of a run that has ended, however it ended."""
-    if not (run_dir / "summary.json").is_file():
+    if not (run_dir / SUMMARY).is_file():
         return
     try:
         from chronorun.analysis.reading.run import Run
         from chronorun.analysis.report.page import write_report
 
-        write_report(Run.open(run_dir), run_dir / "report.html")
+        write_report(Run.open(run_dir), run_dir / REPORT)
     except Exception as error:
         # The run is what counts: its logs are there, and `inspect --html` can try again.
         warn(f"{run_dir / 'report.html'} was not written: {error}")

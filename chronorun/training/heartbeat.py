@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chronorun.config.run import RunConfig
 from chronorun.core.processes import ALONE, Processes, digest_plain
+from chronorun.core.run_files import ARCHIVE, PRIORS
 from chronorun.errors import UserError
 from chronorun.governance import ChronoLens, ControlDecision, Controller, save_priors
 from chronorun.lifecycle import Action, LifecycleCoordinator, LifecycleDecision
@@ -119,7 +120,7 @@ class Heartbeat:
             lenses=self.lenses,
             probe=self.probe,
             logs=self.logs.lifecycle,
-            archive_dir=self.logs.run_dir / "archive",
+            archive_dir=self.logs.run_dir / ARCHIVE,
             run_id=config.run_id,
             seed=config.seed,
             warmup_steps=config.lifecycle.warmup(config.optimizer.warmup_steps),
@@ -193,7 +194,7 @@ class Heartbeat:
         if self.controller is not None:
             save_priors(
                 self.controller.get_all_states(),
-                run_dir / "priors.json.gz",
+                run_dir / PRIORS,
                 self.config.governance,
             )
 

@@ -10,17 +10,9 @@ from typing import Any
 from chronorun.core.closing import first_problem
 from chronorun.core.files import fsync_dir, sha256_file
 from chronorun.core.jsonl import JsonlWriter, LogState, orphan_bytes, refuse_link
-from chronorun.lifecycle.record.logs import NAMES as LIFECYCLE_LOGS, LifecycleLogs
+from chronorun.core.run_files import LOGS, log_file
+from chronorun.lifecycle.record.logs import LifecycleLogs
 
-NAMES = (
-    "metrics",
-    "routing_events",
-    "snapshots",
-    "control_decisions",
-    "scenario_events",
-    *LIFECYCLE_LOGS,
-    "timings",
-)
 AT_ONCE = ("metrics", "timings")
 """Every run has these from its start; the others appear with their first record."""
 WALL_CLOCK = "timings"
@@ -116,8 +108,8 @@ class RunLogs:
         self._logs = {
             name: _log(run_dir, name, resume or {})
             if writes
-            else UnwrittenLog(run_dir / f"{name}.jsonl")
-            for name in NAMES
+            else UnwrittenLog(run_dir / log_file(name))
+            for name in LOGS
         }
         for name in AT_ONCE:
             self._logs[name].create()
@@ -158,7 +150,7 @@ class RunLogs:
 
 
 def _log(run_dir: Path, name: str, resume: Mapping[str, Any]) -> RunLog:
-    path = run_dir / f"{name}.jsonl"
+    path = run_dir / log_file(name)
     refuse_link(path)
     if name == WALL_CLOCK:
         return RunLog(path, _end_of(path))

@@ -12,6 +12,7 @@ from chronorun.analysis.inspect.filters import Filters
 from chronorun.analysis.inspect.sparkline import Series
 from chronorun.analysis.reading.run import Notices, read_records
 from chronorun.analysis.reading.text import finite, shown
+from chronorun.core.run_files import log_file
 from chronorun.errors import UserError
 
 MOST_SERIES = 200
@@ -68,7 +69,7 @@ def first_kind(path: Path) -> str:
     """Return the kind of a log by its first record, or its name where it has none."""
     for _, record in read_records(path):
         return kind_of(record)
-    return "lifecycle_decisions" if path.name == "lifecycle_decisions.jsonl" else "unknown"
+    return "lifecycle_decisions" if path.name == log_file("lifecycle_decisions") else "unknown"
 
 
 def scan_log(path: Path, filters: Filters, row: Row | None = None) -> LogView:

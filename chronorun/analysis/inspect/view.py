@@ -23,6 +23,7 @@ from chronorun.analysis.reading.records import (
 )
 from chronorun.analysis.reading.run import Notices, Run, read_typed
 from chronorun.analysis.reading.text import finite, plain, scalars
+from chronorun.core.run_files import MANIFEST, SUMMARY
 
 DECISIONS = "lifecycle_decisions"
 MOST_LAYERS = 64
@@ -115,7 +116,7 @@ def scan_run(
     Raises StorageError for a damaged log, UserError for an unknown ``why``.
     """
     view = RunView(str(run.folder), notices=run.notices)
-    summary, manifest = run.json("summary.json"), run.json("run_manifest.json")
+    summary, manifest = run.json(SUMMARY), run.json(MANIFEST)
     names = Names()
     _read_losses(run, view)
     _read_snapshots(run, view)

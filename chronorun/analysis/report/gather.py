@@ -26,6 +26,7 @@ from chronorun.analysis.report.edits import (
     read_edits,
     read_judgements,
 )
+from chronorun.core.run_files import MANIFEST, SUMMARY
 
 MOST_LAYERS = 16
 """Layers that are drawn one by one; those with the most edits first."""
@@ -240,7 +241,7 @@ def gather(run: Run) -> RunData:
     g.read_losses()
     for layer in g.layers.values():
         layer.lives = lives(layer)
-    summary, manifest = run.json("summary.json"), run.json("run_manifest.json")
+    summary, manifest = run.json(SUMMARY), run.json(MANIFEST)
     named = string(summary, "run_id") or string(manifest, "run_id") or g.run_id
     first, last = g.steps or [0.0, 1.0]
     return RunData(

@@ -25,6 +25,7 @@ from chronorun.bench.evidence.course import read_course
 from chronorun.bench.evidence.results import JobResult
 from chronorun.bench.report.figures import number
 from chronorun.bench.report.style import arm_class
+from chronorun.core.run_files import log_file
 from chronorun.errors import ChronorunError
 
 MOST_POINTS = 200
@@ -87,7 +88,7 @@ def _key(result: JobResult) -> ArmKey:
 
 def _read(folder: Path) -> Curve | None:
     try:
-        found = read_course(folder / "metrics.jsonl")
+        found = read_course(folder / log_file("metrics"))
     except (ChronorunError, OSError):
         return None
     curve = Curve(dict(zip(found.steps, found.losses, strict=True)))

@@ -55,6 +55,7 @@ class DataConfig:
         [],
         "files or globs (** stands for any number of folders), for source=text: plain text,"
         " also .gz and .zst; rows of .jsonl, .json and .parquet",
+        free_on_resume=True,
     )
     domain_by: DomainBy = option(
         DomainBy.file, "what makes a domain, for source=text (none in conf/data/text.yaml)"
@@ -64,7 +65,7 @@ class DataConfig:
         "what to do with bytes that are not UTF-8, for texts of source=text: refuse or replace",
     )
     path: str | None = option(
-        None, "data set of the Hub, or a folder that holds one, for source=hub"
+        None, "data set of the Hub, or a folder that holds one, for source=hub", free_on_resume=True
     )
     name: str | None = option(None, "configuration of the data set, for source=hub")
     split: str = option("train", "split of the data set to read, for source=hub")
@@ -73,7 +74,9 @@ class DataConfig:
         12_000_000, "maximum amount of text to take from the corpus", unit="bytes", at_least=1
     )
     accept_changes: bool = option(
-        False, "resume with the run's own tokenizer although the corpus has changed since"
+        False,
+        "resume with the run's own tokenizer although the corpus has changed since",
+        free_on_resume=True,
     )
     val_fraction: float = option(
         0.05, "share of documents kept for validation", above=0.0, below=0.5
@@ -83,7 +86,9 @@ class DataConfig:
     )
     split_seed: int = option(0, "seed of the document split (not of the run)", at_least=0)
     cache_dir: str | None = option(
-        None, "folder for tokenised corpora (null: $CHRONORUN_CACHE or the user's cache folder)"
+        None,
+        "folder for tokenised corpora (null: $CHRONORUN_CACHE or the user's cache folder)",
+        free_on_resume=True,
     )
     synthetic_domains: int = option(
         2, "number of planted domains, for source=synthetic", at_least=1, limit=94

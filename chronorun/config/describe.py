@@ -28,6 +28,7 @@ class FieldInfo:
     kind: str
     optional: bool
     is_mapping: bool
+    free_on_resume: bool
 
     @property
     def group(self) -> str:
@@ -81,14 +82,16 @@ def _choices(hint: Any) -> tuple[str, ...]:
     return ("true", "false") if hint is bool else ()
 
 
-def fields_of(cls: type, prefix: str = "") -> Iterator[FieldInfo]:
+def fields_of(cls: type, prefix: str = "", *, free: bool = False) -> Iterator[FieldInfo]:
     """Yield the fields of a configuration dataclass, nested ones with dotted keys."""
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, optional = _without_none(hints[field.name])
         key = prefix + field.name
+        # Of a whole group, the mark counts for each of its fields.
+        free_on_resume = free or bool(field.metadata.get("free_on_resume"))
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            yield from fields_of(hint, f"{key}.")
+            yield from fields_of(hint, f"{key}.", free=free_on_resume)
             continue
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
@@ -102,6 +105,7 @@ def fields_of(cls: type, prefix: str = "") -> Iterator[FieldInfo]:
             kind=_kind(hint),
             optional=optional,
             is_mapping=(get_origin(hint) or hint) is dict,
+            free_on_resume=free_on_resume,
         )
 
 

@@ -29,10 +29,18 @@ def option(
     above: float | None = None,
     below: float | None = None,
     limit: float | None = None,
+    used_by: tuple[str, ...] = (),
+    shapes_edits: bool = False,
+    fixed_in_replay: bool = False,
+    free_on_resume: bool = False,
 ) -> Any:
     """Declare a field with its meaning, unit and range (inclusive unless above or below).
 
     ``limit`` is the technical maximum, far beyond any use: checked, but not shown in help.
+    ``used_by`` names the lifecycle's actions that read the field, where its own name does not begin
+    with one. ``shapes_edits``: it changes what an edit does or how it is measured, not whether it
+    is made. ``fixed_in_replay``: it says what a run did, not how it decided. ``free_on_resume``: it
+    may change when a run is continued.
     """
     metadata = {
         "help": help,
@@ -42,10 +50,19 @@ def option(
         "above": above,
         "below": below,
         "limit": limit,
+        "used_by": used_by,
+        "shapes_edits": shapes_edits,
+        "fixed_in_replay": fixed_in_replay,
+        "free_on_resume": free_on_resume,
     }
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def marked(cls: type, mark: str) -> tuple[str, ...]:
+    """Return the names of a dataclass's fields that were declared with a mark."""
+    return tuple(field.name for field in dataclasses.fields(cls) if field.metadata.get(mark))
 
 
 def describe_range(metadata: Any) -> str:

@@ -68,8 +68,10 @@ class ControlConfig:
 class GovernanceConfig(ControlConfig):
     """The controller of the routing, and what it starts with."""
 
-    enabled: bool = option(True, "let the controller steer through the lens")
+    enabled: bool = option(True, "let the controller steer through the lens", fixed_in_replay=True)
     priors_from: str | None = option(
-        None, "run folder (or priors file) whose experience this run starts with"
+        None,
+        "run folder (or priors file) whose experience this run starts with",
+        fixed_in_replay=True,
     )
     lens_rank: int = option(8, "rank of the lens's low-rank residual", at_least=1, limit=65_536)

@@ -5,10 +5,18 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from chronorun.config.fields import check_ranges, option
 from chronorun.config.suggest import next_step
 from chronorun.errors import UserError
+
+_BIRTHS = ("spawn", "revive")
+"""A revival answers starvation as a spawn does, with the same patience, cooldown and ramp."""
+
+
+_shape = partial(option, shapes_edits=True)
+"""Declares a field that shapes edits."""
 
 
 class SpawnInit(Enum):
@@ -92,8 +100,8 @@ class CrossLayer(Enum):
 class LifecycleConfig:
     """Edits of the population; an evaluation comes every training.eval_interval steps."""
 
-    enabled: bool = option(True, "watch the experts and edit the population")
-    dry_run: bool = option(False, "decide and log, but change nothing")
+    enabled: bool = option(True, "watch the experts and edit the population", fixed_in_replay=True)
+    dry_run: bool = option(False, "decide and log, but change nothing", fixed_in_replay=True)
     lifecycle_eval_interval: int = option(
         5, "evaluations per cycle; only a cycle edits", unit="evaluations", at_least=1
     )
@@ -103,10 +111,10 @@ class LifecycleConfig:
         unit="steps",
         at_least=0,
     )
-    cooling_period: int = option(
+    cooling_period: int = _shape(
         3, "evaluations for which a new expert is left alone", unit="evaluations", at_least=1
     )
-    basin_window_size: int = option(
+    basin_window_size: int = _shape(
         50,
         "evaluations of history kept per expert",
         unit="evaluations",
@@ -121,12 +129,18 @@ class LifecycleConfig:
     spawn_cooldown_steps: int = option(
         500, "minimum time between two spawns, over all layers", unit="steps", at_least=0
     )
-    max_spawns_per_cycle: int = option(1, "maximum spawns per cycle, all layers", at_least=0)
-    max_experts_per_layer: int = option(
-        16, "largest layer: no spawn, revival or split exceeds it", unit="experts", at_least=2
+    max_spawns_per_cycle: int = option(
+        1, "maximum spawns per cycle, all layers", at_least=0, used_by=_BIRTHS
     )
-    spawn_init_strategy: SpawnInit = option(
-        SpawnInit.clone_and_perturb, "initial weights of a spawned expert"
+    max_experts_per_layer: int = option(
+        16,
+        "largest layer: no spawn, revival or split exceeds it",
+        unit="experts",
+        at_least=2,
+        used_by=(*_BIRTHS, "split"),
+    )
+    spawn_init_strategy: SpawnInit = _shape(
+        SpawnInit.clone_and_perturb, "initial weights of a spawned expert", used_by=("spawn",)
     )
     spawn_entropy_threshold: float = option(
         0.95,
@@ -145,7 +159,7 @@ class LifecycleConfig:
         above=0.0,
         at_most=1.0,
     )
-    spawn_ramp_offset: float = option(
+    spawn_ramp_offset: float = _shape(
         -5.0, "logit offset of a new or revived expert, from which it ramps up to 0", at_most=0.0
     )
     revive_enabled: bool = option(
@@ -162,9 +176,15 @@ class LifecycleConfig:
     prune_patience: int = option(
         10, "evaluations without a token before a prune", unit="evaluations", at_least=1
     )
-    max_prunes_per_cycle: int = option(1, "maximum prunes per cycle, all layers", at_least=0)
+    max_prunes_per_cycle: int = option(
+        1, "maximum prunes per cycle, all layers", at_least=0, used_by=("prune",)
+    )
     min_experts_per_layer: int = option(
-        2, "no prune or merge below this size (or model.top_k)", unit="experts", at_least=1
+        2,
+        "no prune or merge below this size (or model.top_k)",
+        unit="experts",
+        at_least=1,
+        used_by=("prune", "merge"),
     )
     prune_lens_grace: int = option(
         5, "evaluations a lens attempt may defer a prune", unit="evaluations", at_least=0
@@ -187,8 +207,10 @@ class LifecycleConfig:
     split_patience: int = option(
         5, "evaluations an expert must be overloaded before a split", unit="evaluations", at_least=1
     )
-    max_splits_per_cycle: int = option(1, "maximum splits per cycle, all layers", at_least=0)
-    split_perturbation_scale: float = option(
+    max_splits_per_cycle: int = option(
+        1, "maximum splits per cycle, all layers", at_least=0, used_by=("split",)
+    )
+    split_perturbation_scale: float = _shape(
         0.01, "noise on a clone, relative to the RMS of its weights", at_least=0.0
     )
     split_cooldown_per_expert: int = option(
@@ -201,17 +223,17 @@ class LifecycleConfig:
     split_two_mode_threshold: float = option(
         0.25, "separation x balance at or above which there are two populations", above=0.0
     )
-    split_router_delta: float = option(
+    split_router_delta: float = _shape(
         0.05, "change of the twins' router rows at a release, relative to the row", at_least=0.0
     )
-    split_release: SplitRelease = option(
+    split_release: SplitRelease = _shape(
         SplitRelease.shock,
         "when twins start to compete: once the shock is small, after cooling_period, or at once",
     )
-    split_release_shock: float = option(
+    split_release_shock: float = _shape(
         0.002, "largest relative rise of the probe loss that a release may cause", above=0.0
     )
-    split_release_limit: int = option(
+    split_release_limit: int = _shape(
         20, "evaluations before twins are released anyway", unit="evaluations", at_least=1
     )
 
@@ -225,15 +247,17 @@ class LifecycleConfig:
     merge_patience: int = option(
         8, "evaluations two experts must be alike before a merge", unit="evaluations", at_least=1
     )
-    max_merges_per_cycle: int = option(1, "maximum merges per cycle, all layers", at_least=0)
+    max_merges_per_cycle: int = option(
+        1, "maximum merges per cycle, all layers", at_least=0, used_by=("merge",)
+    )
     merge_min_age_steps: int = option(
         1000, "age at which a child may first merge with its parent", unit="steps", at_least=0
     )
-    merge_weights: MergeWeights = option(
+    merge_weights: MergeWeights = _shape(
         MergeWeights.uniform,
         "average of the two experts' weights: uniform, or weighted by their shares",
     )
-    merge_logit_offset: MergeOffset = option(
+    merge_logit_offset: MergeOffset = _shape(
         MergeOffset.match,
         "logit offset of a merged expert (at once if no token chose both): keeps both "
         "shares, 0 or ln 2",
@@ -279,29 +303,36 @@ class LifecycleConfig:
     suspect_patience: int = option(
         2, "evaluations an expert must be suspect before the alert", unit="evaluations", at_least=1
     )
-    probe_batch_size: int = option(
+    probe_batch_size: int = _shape(
         8, "size of the probe batch", unit="sequences", at_least=1, limit=1_048_576
     )
 
-    child_moments: ChildMoments = option(
+    child_moments: ChildMoments = _shape(
         ChildMoments.zero_m,
         "optimizer state of a new expert (zero_no_rewarm: a bad choice, for comparison)",
+        used_by=(*_BIRTHS, "split"),
     )
-    parent_moments: ParentMoments = option(
-        ParentMoments.keep, "optimizer state of the parent of a split"
+    parent_moments: ParentMoments = _shape(
+        ParentMoments.keep, "optimizer state of the parent of a split", used_by=("split",)
     )
-    merged_moments: MergedMoments = option(
-        MergedMoments.survivor, "optimizer state of a merged expert"
+    merged_moments: MergedMoments = _shape(
+        MergedMoments.survivor, "optimizer state of a merged expert", used_by=("merge",)
     )
-    rewarm_steps: int = option(
-        50, "ramp of the updates of an expert with blank optimizer state", unit="steps", at_least=0
+    rewarm_steps: int = _shape(
+        50,
+        "ramp of the updates of an expert with blank optimizer state",
+        unit="steps",
+        at_least=0,
+        used_by=(*_BIRTHS, "split"),
     )
-    router_change: RouterChange = option(
+    router_change: RouterChange = _shape(
         RouterChange.patch,
         "what an edit does to the router's other rows: keep them, or draw all anew",
     )
     cross_layer: CrossLayer = option(
-        CrossLayer.none, "depth_balance: the neighbours of a layer that grew spawn first"
+        CrossLayer.none,
+        "depth_balance: the neighbours of a layer that grew spawn first",
+        used_by=_BIRTHS,
     )
 
     def __post_init__(self) -> None:

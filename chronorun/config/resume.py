@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chronorun.config.describe import flatten, show_value
+from chronorun.config.describe import all_fields, flatten, show_value
 from chronorun.config.gates import is_deaf, saved_orders
 from chronorun.config.overrides import parse_overrides, quoted
 from chronorun.config.run import RunConfig, is_plain, plain_name
@@ -17,24 +17,6 @@ from chronorun.errors import StorageError, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-# What may change on a resume, because it does not change what a step computes. (max_steps moves
-# the end of the schedule, which is what one asks for by changing it.)
-FREE_KEYS = (
-    "tracking.",
-    "training.checkpoint_interval",
-    "training.keep_last",
-    "training.keep_best",
-    "training.max_steps",
-    "data.cache_dir",
-    "data.accept_changes",
-    # Files may have moved; that their text is the same is checked once it has been read.
-    "data.files",
-    "data.path",
-    "resume",
-    "output_dir",
-    "run_id",
-)
 
 GATES = "router.gate_order"
 
@@ -235,4 +217,5 @@ def saved_run_id(run_dir: Path) -> str | None:
 
 
 def _comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if not key.startswith(FREE_KEYS)}
+    free = {info.key for info in all_fields() if info.free_on_resume}
+    return {key: value for key, value in fields.items() if key not in free}

@@ -27,10 +27,14 @@ class RunConfig:
     seed: int = option(
         0, "seed of weights, batches and all other draws", at_least=0, limit=LARGEST_SEED
     )
-    run_id: str = option("", "name of the run and its folder (if not given: a fresh one)")
-    output_dir: str = option("outputs", "folder that holds the run folders")
+    run_id: str = option(
+        "", "name of the run and its folder (if not given: a fresh one)", free_on_resume=True
+    )
+    output_dir: str = option("outputs", "folder that holds the run folders", free_on_resume=True)
     resume: str | None = option(
-        None, "auto: continue run_id where it stopped; else a run folder or checkpoint to continue"
+        None,
+        "auto: continue run_id where it stopped; else a run folder or checkpoint to continue",
+        free_on_resume=True,
     )
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -43,7 +47,9 @@ class RunConfig:
     lifecycle: LifecycleConfig = field(default_factory=lambda: LifecycleConfig(enabled=False))
     edits: EditsConfig = field(default_factory=EditsConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    tracking: TrackingConfig = field(
+        default_factory=TrackingConfig, metadata={"free_on_resume": True}
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "")

@@ -58,7 +58,7 @@ class OptimizerConfig:
 class TrainingConfig:
     """Steps, batches, evaluation, checkpoints, device."""
 
-    max_steps: int = option(500, "optimizer steps", unit="steps", at_least=1)
+    max_steps: int = option(500, "optimizer steps", unit="steps", at_least=1, free_on_resume=True)
     batch_size: int = option(
         16, "sequences per step", unit="sequences", at_least=1, limit=1_048_576
     )
@@ -88,10 +88,18 @@ class TrainingConfig:
         32, "number of validation batches at the end of the run", at_least=1, limit=1_000_000
     )
     checkpoint_interval: int = option(
-        200, "steps between saved checkpoints (0: only the last one)", unit="steps", at_least=0
+        200,
+        "steps between saved checkpoints (0: only the last one)",
+        unit="steps",
+        at_least=0,
+        free_on_resume=True,
     )
-    keep_last: int = option(2, "number of newest checkpoints to keep", at_least=1)
-    keep_best: bool = option(True, "also keep the checkpoint of the lowest validation loss")
+    keep_last: int = option(
+        2, "number of newest checkpoints to keep", at_least=1, free_on_resume=True
+    )
+    keep_best: bool = option(
+        True, "also keep the checkpoint of the lowest validation loss", free_on_resume=True
+    )
     device: Device = option(Device.auto, "auto uses a GPU if there is one")
     precision: Precision = option(Precision.auto, "auto uses bf16 on CUDA, fp32 on the CPU")
     threads: int | None = option(

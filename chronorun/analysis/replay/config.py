@@ -13,6 +13,7 @@ from chronorun.analysis.replay.lines import Difference, Differs, first_differenc
 from chronorun.config.compose import compose_run, to_run_config
 from chronorun.config.describe import all_fields, show_value
 from chronorun.config.explain import readable_error
+from chronorun.config.fields import marked
 from chronorun.config.governance import ControlConfig, GovernanceConfig
 from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.config.overrides import check_names, parse_overrides
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 DECIDE = ("lifecycle", "governance")
 """Sections that decisions are derived from; the others only tell what the run was."""
 SECTIONS = (*DECIDE, "optimizer", "model", "training", "scenario")
-KEPT = {"lifecycle": ("enabled", "dry_run"), "governance": ("enabled", "priors_from")}
+KEPT = {
+    "lifecycle": marked(LifecycleConfig, "fixed_in_replay"),
+    "governance": marked(GovernanceConfig, "fixed_in_replay"),
+}
 """Fields that say what a run did, not how it decided: no override or preset changes them."""
 REFUSED = tuple(f"{section}.{name}" for section, names in KEPT.items() for name in names)
 

@@ -2,7 +2,8 @@
 
 The scripts ask ``chronorun _complete WORDS...`` (the last word is the one at the cursor), which
 answers in whole words (``router=topk``). bash splits words at ``=`` and ``:``, so its script reads
-the line itself, undoes its quoting, cuts off what bash takes as done, and quotes the rest likewise.
+the line itself, undoes its quoting, cuts off what bash keeps, and quotes the rest likewise.
+zsh and fish quote words themselves; their scripts only undo the quoting of what is typed.
 """
 
 from __future__ import annotations
@@ -10,69 +11,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chronorun.errors import UserError
 
 if TYPE_CHECKING:
     from chronorun.config.describe import FieldInfo
 
-# Typer is not asked (nor imported) at every <Tab>; a test compares these with its commands.
-COMMANDS = {
-    "train": (
-        "--multirun",
-        "--cfg",
-        "--resolve",
-        "--package",
-        "--info",
-        "--config-dir",
-        "--config-name",
-        "--experimental-rerun",
-        "--help",
-        "--hydra-help",
-        "--debug",
-    ),
-    "bench": (
-        "--multirun",
-        "--cfg",
-        "--resolve",
-        "--package",
-        "--info",
-        "--config-dir",
-        "--config-name",
-        "--help",
-        "--hydra-help",
-        "--debug",
-    ),
-    "sample": (
-        "--prompt",
-        "--tokens",
-        "--temperature",
-        "--top-k",
-        "--seed",
-        "--checkpoint",
-        "--json",
-        "--debug",
-        "--help",
-    ),
-    "inspect": (
-        "--why",
-        "--layer",
-        "--expert",
-        "--action",
-        "--since",
-        "--until",
-        "--json",
-        "--csv",
-        "--plot",
-        "--html",
-        "--follow",
-        "--debug",
-        "--help",
-    ),
-    "replay": ("--json", "--debug", "--help"),
-    "completion": ("--debug", "--help"),
-}
+_HYDRAS = (
+    "--multirun",
+    "--cfg",
+    "--resolve",
+    "--package",
+    "--info",
+    "--config-dir",
+    "--config-name",
+    "--hydra-help",
+)
+"""Flags of Hydra that ``train`` and ``bench`` take; Typer passes them through unseen."""
+_HYDRA_COMMANDS = {"train": (*_HYDRAS, "--experimental-rerun"), "bench": _HYDRAS}
 SHELLS = ("bash", "fish", "zsh")
 
 FLAG_VALUES = {
@@ -139,11 +96,11 @@ _ZSH = """\
 _chronorun() {
     local -a found open closed
     found=("${(@f)$("${words[1]/#\\~/$HOME}" _complete \\
-        "${(@)words[2,CURRENT-1]}" "$PREFIX" 2>/dev/null)}")
+        "${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)}")
     open=(${(M)found:#*[=./]})
     closed=(${found:#*[=./]})
-    (( $#open )) && compadd -Q -S '' -- $open
-    (( $#closed )) && compadd -Q -- $closed
+    (( $#open )) && compadd -S '' -- $open
+    (( $#closed )) && compadd -- $closed
 }
 if [[ "$funcstack[1]" = "_chronorun" ]]; then _chronorun "$@"; else compdef _chronorun chronorun; fi
 """
@@ -152,7 +109,12 @@ _FISH = """\
 # fish completion for chronorun: chronorun completion fish | source
 function __chronorun_complete
     set -l words (commandline -opc)
-    $words[1] _complete $words[2..-1] (commandline -ct) 2>/dev/null
+    set -l typed (commandline -ct)
+    # A quote may still be open.
+    set -l current (string unescape -- "$typed"
+        or string unescape -- "$typed'"
+        or string unescape -- "$typed\\"")
+    $words[1] _complete $words[2..-1] "$current" 2>/dev/null
 end
 complete -c chronorun -f -a '(__chronorun_complete)'
 """
@@ -186,7 +148,8 @@ def complete(words: Sequence[str]) -> list[str]:
     while before and before[0] == "--debug":
         before.pop(0)
     if not before:
-        return _starting((*COMMANDS, "--help", "--version", "--debug"), current)
+        root = _program()
+        return _starting((*root.commands, *_flags(root)), current)
     command, previous = before[0], before[-1]
     if previous in FLAG_VALUES:
         found = _starting(FLAG_VALUES[previous], current)
@@ -195,7 +158,9 @@ def complete(words: Sequence[str]) -> list[str]:
     if previous in FOLDER_FLAGS:
         return _paths(current, folders_only=True)
     if current.startswith("-"):
-        return _starting(COMMANDS.get(command, ()), current)
+        found = _program().commands.get(command)
+        own = _HYDRA_COMMANDS.get(command, ())
+        return [] if found is None else _starting((*_flags(found), *own), current)
     if command in ("train", "bench"):
         return _override(current, bench=command == "bench")
     if command in ("sample", "replay") and len(before) == 1:
@@ -205,6 +170,21 @@ def complete(words: Sequence[str]) -> list[str]:
     if command == "inspect":
         return _paths(current)
     return _starting(SHELLS, current) if command == "completion" and len(before) == 1 else []
+
+
+def _program() -> Any:
+    """Return the command line as Typer builds it: a group with ``commands`` and ``params``."""
+    # Imported for commands and flags only: keys and values come at once.
+    from typer.main import get_command
+
+    from chronorun.cli.app import app
+
+    return get_command(app)
+
+
+def _flags(command: Any) -> list[str]:
+    found = [text for option in command.params for text in option.opts if text.startswith("--")]
+    return [*found, "--help"]
 
 
 def _starting(candidates: Iterable[str], current: str) -> list[str]:

@@ -44,7 +44,7 @@ def train_command(arguments: Sequence[str]) -> None:
 
 
 def _only_shows(arguments: Sequence[str]) -> bool:
-    """Say whether a command line asks for a page, which one process prints."""
+    """Return whether a command line asks for a page, which only one process prints."""
     from chronorun.config import hydra_bridge
 
     if {"--help", "-h", "--version"} & set(arguments):
@@ -164,7 +164,7 @@ def _take_over_resumed(call: HydraCall) -> Path | None:
 
 
 def _goes_on(run_dir: Path | None) -> bool:
-    """Say whether there is a run to be continued: ``resume=auto`` also starts one."""
+    """Return whether there is a run to continue: ``resume=auto`` may also start one."""
     from chronorun.config.resume import has_checkpoints
 
     return run_dir is not None and has_checkpoints(run_dir)
@@ -284,17 +284,22 @@ def _train(composed: DictConfig, run_dir: Path, processes: Processes | None = No
         return _train_as(composed, run_dir, processes)
 
 
-def _train_as(composed: DictConfig, run_dir: Path, *processes: Processes) -> float | None:
-    """Train, and write the report; of several ``processes`` (one argument) the first writes."""
+def _train_as(
+    composed: DictConfig, run_dir: Path, processes: Processes | None = None
+) -> float | None:
+    """Train, and write the report; of several processes only the first writes."""
     from chronorun.config.compose import to_run_config
+    from chronorun.core.processes import ALONE
     from chronorun.tracking import TrackerGroup, build_trackers
     from chronorun.training import run_training
 
     config = to_run_config(composed)
-    writes = all(one.is_first for one in processes)
+    writes = processes is None or processes.is_first
     trackers = build_trackers(config, run_dir) if writes else TrackerGroup([])
     try:
-        summary: dict[str, Any] = run_training(config, composed, run_dir, trackers, *processes)
+        summary: dict[str, Any] = run_training(
+            config, composed, run_dir, trackers, processes or ALONE
+        )
     finally:
         if writes:
             _write_report(run_dir)

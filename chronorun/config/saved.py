@@ -62,8 +62,9 @@ def read_run_config(run_dir: Path) -> RunConfig:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    typed = typed_config(run_dir)
     try:
-        config = OmegaConf.to_object(typed_config(run_dir))
+        config = OmegaConf.to_object(typed)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise _wrong(run_dir / CONFIG, "run", error) from error
     assert isinstance(config, RunConfig)

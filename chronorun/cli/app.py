@@ -164,6 +164,6 @@ def completion(
 
     Use it as in: eval "$(chronorun completion bash)"
     """
-    from chronorun.cli.completion import script
+    from chronorun.cli.completion_scripts import script
 
     typer.echo(script(shell), nl=False)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from chronorun.cli.completion import FLAG_VALUES, complete, script
+from chronorun.cli.completion import FLAG_VALUES, complete
+from chronorun.cli.completion_scripts import script
 from chronorun.config.hydra_bridge import parse
 from chronorun.config.paths import group_options
 from chronorun.errors import UserError

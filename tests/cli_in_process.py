@@ -31,7 +31,7 @@ class FakeTraining:
     errors: list[BaseException | None] = field(default_factory=list)
 
     def __call__(
-        self, config: RunConfig, composed: Any, run_dir: Path, trackers: object
+        self, config: RunConfig, composed: Any, run_dir: Path, trackers: object, processes: object
     ) -> dict[str, Any]:
         self.runs.append((config, composed, run_dir))
         error = self.errors.pop(0) if self.errors else None

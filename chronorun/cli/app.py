@@ -1,4 +1,4 @@
-"""The commands of ``chronorun``, as Typer sees them: names, options, help."""
+"""The commands of ``chronorun`` with their options and help texts, declared for Typer."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from chronorun import __version__
 
 app = typer.Typer(
     name="chronorun",
-    help="Train Mixture-of-Experts language models and watch, steer and question their experts.",
+    help="Train Mixture-of-Experts language models; watch, steer and analyse their experts.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# Hydra parses what follows such a command.
+# Hydra parses the arguments of such a command.
 PASS_THROUGH: dict[str, Any] = {
     "ignore_unknown_options": True,
     "allow_extra_args": True,
     "help_option_names": [],
 }
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback after an error.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -41,7 +41,7 @@ def root(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Describe the program; the commands do the work."""
+    """Hold the options of the program itself."""
 
 
 @app.command(context_settings=PASS_THROUGH, add_help_option=False)
@@ -54,7 +54,7 @@ def train(context: typer.Context, debug: Debug = False) -> None:
 
 @app.command(context_settings=PASS_THROUGH, add_help_option=False)
 def bench(context: typer.Context, debug: Debug = False) -> None:
-    """Compare with and without the lifecycle over seeds, resumable."""
+    """Compare runs with and without the lifecycle over seeds."""
     from chronorun.cli.bench import bench_command
 
     code = bench_command(context.args)
@@ -66,12 +66,12 @@ def bench(context: typer.Context, debug: Debug = False) -> None:
 def sample(
     run: Annotated[str, typer.Argument(help="Run folder, such as outputs/run.")],
     prompt: Annotated[str, typer.Option(help="Text to continue.")],
-    tokens: Annotated[int, typer.Option(help="Tokens to add.", min=1)] = 200,
+    tokens: Annotated[int, typer.Option(help="Number of tokens to generate.", min=1)] = 200,
     temperature: Annotated[
-        float, typer.Option(help="Spread of the draws; 0 takes the likeliest token.", min=0.0)
+        float, typer.Option(help="Sampling temperature; 0 takes the most likely token.", min=0.0)
     ] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Draw from the likeliest k tokens.", min=1)] = 40,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
+    top_k: Annotated[int, typer.Option(help="Sample from the k most likely tokens.", min=1)] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.", min=0)] = 0,
     checkpoint: Annotated[
         str, typer.Option(help="last, best, or the folder of a checkpoint.")
     ] = "last",
@@ -90,32 +90,33 @@ def inspect_(
         str, typer.Argument(help="Run folder, sweep folder, or any .jsonl log of a run.")
     ],
     why: Annotated[
-        str | None, typer.Option(help="Tell one expert's story, such as L2_E5: why, and why not.")
+        str | None,
+        typer.Option(help="Explain one expert, such as L2_E5: its edits, and why not others."),
     ] = None,
     layer: Annotated[
-        list[int] | None, typer.Option(help="Only this layer; may be repeated.", min=0)
+        list[int] | None, typer.Option(help="Only this layer; repeatable.", min=0)
     ] = None,
-    expert: Annotated[
-        list[str] | None, typer.Option(help="Only this expert; may be repeated.")
-    ] = None,
+    expert: Annotated[list[str] | None, typer.Option(help="Only this expert; repeatable.")] = None,
     action: Annotated[
         list[str] | None,
-        typer.Option(help="Only spawn, prune, split, merge, revive or rollback; may be repeated."),
+        typer.Option(help="Only spawn, prune, split, merge, revive or rollback; repeatable."),
     ] = None,
-    since: Annotated[int | None, typer.Option(help="Only from this step on.")] = None,
-    until: Annotated[int | None, typer.Option(help="Only up to this step.")] = None,
+    since: Annotated[int | None, typer.Option(help="First step to show.")] = None,
+    until: Annotated[int | None, typer.Option(help="Last step to show.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for spreadsheets.")] = False,
     plot: Annotated[
-        str | None, typer.Option(help="Write a picture of the run: .png or .svg.")
+        str | None, typer.Option(help="Write a chart of the run to this .png or .svg file.")
     ] = None,
-    html: Annotated[str | None, typer.Option(help="Write the run's report.")] = None,
+    html: Annotated[
+        str | None, typer.Option(help="Write the run's report to this .html file.")
+    ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on until the run has completed.")
+        bool, typer.Option("--follow", help="Keep printing until the run has completed.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Show what happened in a run, and why; or any log of one."""
+    """Show what happened in a run and why, or read one log."""
     from chronorun.cli.inspect import inspect_command
 
     inspect_command(
@@ -139,12 +140,12 @@ def replay_(
     run: Annotated[str, typer.Argument(help="Run folder, or a folder of runs.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Ask what else would have been decided: lifecycle.prune_patience=3."),
+        typer.Argument(help="Also show what these would have changed: lifecycle.prune_patience=3."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Derive every decision of a run again from its logs, and compare."""
+    """Derive a run's decisions again from its logs; compare."""
     from chronorun.cli.replay import replay_command
 
     code = replay_command(run, overrides or [], as_json)
@@ -155,11 +156,14 @@ def replay_(
 @app.command("completion")
 def completion(
     shell: Annotated[
-        str | None, typer.Argument(help="bash, zsh or fish; that of $SHELL if not given.")
+        str | None, typer.Argument(help="bash, zsh or fish (default: from $SHELL).")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Print a completion script: eval "$(chronorun completion bash)"."""
-    from chronorun.cli.completion import script
+    """Print a shell's completion script.
+
+    Use it as in: eval "$(chronorun completion bash)"
+    """
+    from chronorun.cli.completion_scripts import script
 
     typer.echo(script(shell), nl=False)

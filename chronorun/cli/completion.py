@@ -2,79 +2,33 @@
 
 The scripts ask ``chronorun _complete WORDS...`` (the last word is the one at the cursor), which
 answers in whole words (``router=topk``). bash splits words at ``=`` and ``:``, so its script reads
-the line itself, undoes its quoting, cuts off what bash takes as done, and quotes the rest likewise.
+the line itself, undoes its quoting, cuts off what bash keeps, and quotes the rest likewise.
+zsh and fish quote words themselves; their scripts only undo the quoting of what is typed.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from chronorun.errors import UserError
+from chronorun.cli.completion_scripts import SHELLS
 
 if TYPE_CHECKING:
     from chronorun.config.describe import FieldInfo
 
-# Typer is not asked (nor imported) at every <Tab>; a test compares these with its commands.
-COMMANDS = {
-    "train": (
-        "--multirun",
-        "--cfg",
-        "--resolve",
-        "--package",
-        "--info",
-        "--config-dir",
-        "--config-name",
-        "--experimental-rerun",
-        "--help",
-        "--hydra-help",
-        "--debug",
-    ),
-    "bench": (
-        "--multirun",
-        "--cfg",
-        "--resolve",
-        "--package",
-        "--info",
-        "--config-dir",
-        "--config-name",
-        "--help",
-        "--hydra-help",
-        "--debug",
-    ),
-    "sample": (
-        "--prompt",
-        "--tokens",
-        "--temperature",
-        "--top-k",
-        "--seed",
-        "--checkpoint",
-        "--json",
-        "--debug",
-        "--help",
-    ),
-    "inspect": (
-        "--why",
-        "--layer",
-        "--expert",
-        "--action",
-        "--since",
-        "--until",
-        "--json",
-        "--csv",
-        "--plot",
-        "--html",
-        "--follow",
-        "--debug",
-        "--help",
-    ),
-    "replay": ("--json", "--debug", "--help"),
-    "completion": ("--debug", "--help"),
-}
-SHELLS = ("bash", "fish", "zsh")
-
+_HYDRAS = (
+    "--multirun",
+    "--cfg",
+    "--resolve",
+    "--package",
+    "--info",
+    "--config-dir",
+    "--config-name",
+    "--hydra-help",
+)
+"""Flags of Hydra that ``train`` and ``bench`` take; Typer passes them through unseen."""
+_HYDRA_COMMANDS = {"train": (*_HYDRAS, "--experimental-rerun"), "bench": _HYDRAS}
 FLAG_VALUES = {
     "--cfg": ("job", "hydra", "all"),
     "-c": ("job", "hydra", "all"),
@@ -84,89 +38,6 @@ FLAG_VALUES = {
     "--action": ("MERGE", "PRUNE", "REVIVE", "ROLLBACK", "SPAWN", "SPLIT"),
 }
 FOLDER_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
-
-_BASH = r"""# bash completion for chronorun: eval "$(chronorun completion bash)"
-_chronorun_complete() {
-    local line="${COMP_LINE:0:COMP_POINT}" word="" quote="" char="" item="" rest=""
-    local -i i=0 begun=0 taken=0
-    local -a words=() found=()
-    # Words as the shell will read them. Of the last one bash replaces what follows an opened quote,
-    # a closed one or a word break: the first $taken characters stay as they were typed.
-    for ((i = 0; i < ${#line}; i++)); do
-        char="${line:i:1}"
-        if [[ "$quote" == "'" || ( "$quote" == '"' && "$char" != "\\" ) ]]; then
-            if [[ "$char" == "$quote" ]]; then quote="" taken=${#word}; else word+="$char"; fi
-        elif [[ "$char" == "\\" ]]; then
-            i+=1 begun=1
-            word+="${line:i:1}"
-        elif [[ "$char" == [\"\'] ]]; then
-            quote="$char" taken=${#word} begun=1
-        elif [[ "$char" == [[:space:]] ]]; then
-            if ((begun)); then words+=("$word"); fi
-            word="" begun=0 taken=0
-        else
-            word+="$char" begun=1
-            if [[ "$char" == [=:] && "$COMP_WORDBREAKS" == *"$char"* ]]; then taken=${#word}; fi
-        fi
-    done
-    words+=("$word")
-    COMPREPLY=()
-    while IFS= read -r item; do
-        rest="${item:taken}"
-        case "$quote" in
-            "'") if [[ "$rest" == *"'"* ]]; then continue; fi ;;
-            '"') rest="${rest//\\/\\\\}" rest="${rest//\"/\\\"}"
-                rest="${rest//\$/\\\$}" rest="${rest//\`/\\\`}" ;;
-            *)  if [[ "$rest" == "~"* ]]; then
-                    printf -v rest "~%q" "${rest:1}"
-                elif [[ -n "$rest" ]]; then
-                    printf -v rest "%q" "$rest"
-                fi
-                rest="${rest//\\,/,}"
-                # Of an override these are a list, and no pattern.
-                if [[ "$item" == *=* ]]; then rest="${rest//\\[/[}" rest="${rest//\\]/]}"; fi ;;
-        esac
-        COMPREPLY+=("$rest")
-    done < <("${words[0]/#\~/$HOME}" _complete "${words[@]:1}" 2>/dev/null)
-    if [[ "${COMPREPLY[*]}" == *[=./] ]]; then compopt -o nospace 2>/dev/null; fi
-}
-complete -F _chronorun_complete chronorun
-"""
-
-_ZSH = """\
-#compdef chronorun
-# zsh completion for chronorun, after compinit: eval "$(chronorun completion zsh)"
-_chronorun() {
-    local -a found open closed
-    found=("${(@f)$("${words[1]/#\\~/$HOME}" _complete \\
-        "${(@)words[2,CURRENT-1]}" "$PREFIX" 2>/dev/null)}")
-    open=(${(M)found:#*[=./]})
-    closed=(${found:#*[=./]})
-    (( $#open )) && compadd -Q -S '' -- $open
-    (( $#closed )) && compadd -Q -- $closed
-}
-if [[ "$funcstack[1]" = "_chronorun" ]]; then _chronorun "$@"; else compdef _chronorun chronorun; fi
-"""
-
-_FISH = """\
-# fish completion for chronorun: chronorun completion fish | source
-function __chronorun_complete
-    set -l words (commandline -opc)
-    $words[1] _complete $words[2..-1] (commandline -ct) 2>/dev/null
-end
-complete -c chronorun -f -a '(__chronorun_complete)'
-"""
-
-
-def script(shell: str | None) -> str:
-    """Return the completion script of a shell (None: the user's). Raises UserError."""
-    name = shell or Path(os.environ.get("SHELL", "")).name
-    scripts = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
-    if name not in scripts:
-        raise UserError(
-            f"completion: shell={name}, expected one of {', '.join(SHELLS)}; name your shell"
-        )
-    return scripts[name]
 
 
 def print_completions(words: Sequence[str]) -> int:
@@ -186,7 +57,8 @@ def complete(words: Sequence[str]) -> list[str]:
     while before and before[0] == "--debug":
         before.pop(0)
     if not before:
-        return _starting((*COMMANDS, "--help", "--version", "--debug"), current)
+        root = _program()
+        return _starting((*root.commands, *_flags(root)), current)
     command, previous = before[0], before[-1]
     if previous in FLAG_VALUES:
         found = _starting(FLAG_VALUES[previous], current)
@@ -195,7 +67,9 @@ def complete(words: Sequence[str]) -> list[str]:
     if previous in FOLDER_FLAGS:
         return _paths(current, folders_only=True)
     if current.startswith("-"):
-        return _starting(COMMANDS.get(command, ()), current)
+        found = _program().commands.get(command)
+        own = _HYDRA_COMMANDS.get(command, ())
+        return [] if found is None else _starting((*_flags(found), *own), current)
     if command in ("train", "bench"):
         return _override(current, bench=command == "bench")
     if command in ("sample", "replay") and len(before) == 1:
@@ -205,6 +79,21 @@ def complete(words: Sequence[str]) -> list[str]:
     if command == "inspect":
         return _paths(current)
     return _starting(SHELLS, current) if command == "completion" and len(before) == 1 else []
+
+
+def _program() -> Any:
+    """Return the command line as Typer builds it: a group with ``commands`` and ``params``."""
+    # Imported for commands and flags only: keys and values come at once.
+    from typer.main import get_command
+
+    from chronorun.cli.app import app
+
+    return get_command(app)
+
+
+def _flags(command: Any) -> list[str]:
+    found = [text for option in command.params for text in option.opts if text.startswith("--")]
+    return [*found, "--help"]
 
 
 def _starting(candidates: Iterable[str], current: str) -> list[str]:

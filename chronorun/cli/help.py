@@ -1,4 +1,4 @@
-"""``chronorun train --help`` and ``bench --help``: groups with options, fields with meaning."""
+"""The pages of ``chronorun train --help`` and ``chronorun bench --help``."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ Train one Mixture-of-Experts language model, or several with --multirun.
   chronorun train -m seed=0,1,2 router=topk,loss_free
 
 Flags (before, between or after the overrides):
-  --multirun, -m           one job for each combination of values: seed=0,1,2
+  --multirun, -m           run one job per combination of values: seed=0,1,2
   --cfg job|hydra|all, -c  show the configuration (--resolve, --package KEY)
   --info [PAGE], -i        show how the configuration is put together
   --config-dir DIR, -cd    add a folder with groups and options of your own
   --config-name NAME, -cn  start from another root file than train
-  --experimental-rerun F   run a configuration that Hydra pickled once more
-  --hydra-help             what Hydra offers itself: hydra/launcher=joblib, ...
+  --experimental-rerun F   run again with a configuration pickled by Hydra
+  --hydra-help             show Hydra's own groups: hydra/launcher=joblib, ...
   --debug                  show a traceback when something fails
-  --help, -h               this page
+  --help, -h               show this page
 """
 
 
 BENCH_INTRODUCTION = """\
 Usage: chronorun bench [bench=preset] [group=option] [key=value] [flags]
 
-Compare training with and without the lifecycle: arms x scenarios x seeds as one
-sweep of runs, then paired differences, tests, verdicts, a report with pictures.
-The same command goes on where a sweep stopped, and shows one that is finished.
+Compare training with and without the lifecycle: one sweep of arms x scenarios x
+seeds, then paired differences, tests, verdicts and a report with charts. The
+same command continues a sweep that stopped, and shows one that is finished.
 
   chronorun bench --multirun bench=quick
   chronorun bench --multirun scenario=collapse seed=range(0,6)
   chronorun bench --multirun bench=full hydra/launcher=joblib hydra.launcher.n_jobs=2
   chronorun bench --multirun arm=static,lifecycle lifecycle=default,aggressive
 
-scenario=, seed= and arm= take one value or several; what else is given several
-values (lifecycle= above) is compared row by row. Without --multirun it does the
-same. Arms that follow the lifecycle's edits run last.
+scenario=, seed= and arm= take one or more values; anything else with several
+values (lifecycle= above) gets one row of results per value. --multirun may be
+left out. Arms that use the lifecycle's edits run last.
 
 Flags (before, between or after the overrides):
-  --multirun, -m           accepted, and always so
+  --multirun, -m           accepted; a bench is always a sweep
   --cfg job|hydra|all, -c  show the configuration (--resolve, --package KEY)
   --info [PAGE], -i        show how the configuration is put together
   --config-dir DIR, -cd    add a folder with groups and options of your own
   --config-name NAME, -cn  start from another root file than bench
-  --hydra-help             what Hydra offers itself: hydra/launcher=joblib, ...
+  --hydra-help             show Hydra's own groups: hydra/launcher=joblib, ...
   --debug                  show a traceback when something fails
-  --help, -h               this page
+  --help, -h               show this page
 """
 
 
 def bench_help() -> str:
     """Return the page of ``chronorun bench``, at most 80 columns wide."""
-    parts = [BENCH_INTRODUCTION, "Groups of a bench (* is taken when nothing is said):"]
+    parts = [BENCH_INTRODUCTION, "Groups of a bench (* marks the default):"]
     defaults = _default_options(bench=True)
     for group in (*BENCH_GROUPS, "scenario"):
         parts.append(f"\n  {group}=")
@@ -79,10 +79,10 @@ def bench_help() -> str:
 
 
 def train_help() -> str:
-    """Return the page, at most 80 columns wide."""
+    """Return the page of ``chronorun train``, at most 80 columns wide."""
     from chronorun.config.reference import default_run_fields, group_meaning
 
-    parts = [INTRODUCTION, "Groups and their options (* is taken when nothing is said):"]
+    parts = [INTRODUCTION, "Groups and their options (* marks the default):"]
     defaults = _default_options()
     for group in groups():
         parts.append(f"\n  {group}=")
@@ -95,7 +95,7 @@ def train_help() -> str:
 
 
 def _default_options(*, bench: bool = False) -> dict[str, str]:
-    """Return the option that each group has when none is chosen."""
+    """Return the default option of each group."""
     from omegaconf import DictConfig
 
     from chronorun.config.compose import compose_checked

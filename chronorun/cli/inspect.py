@@ -18,9 +18,9 @@ from chronorun.analysis.inspect.screen import headline, render_log, render_run, 
 from chronorun.analysis.inspect.sweep import scan_sweep
 from chronorun.analysis.inspect.timeline import action_record, receipt, what, who, why
 from chronorun.analysis.inspect.view import scan_decisions, scan_run
-from chronorun.analysis.reading.gather import DECISIONS
 from chronorun.analysis.reading.records import Decision
-from chronorun.analysis.reading.run import LOGS, Run
+from chronorun.analysis.reading.run import Run
+from chronorun.core.run_files import DECISIONS, has_logs, log_file
 from chronorun.core.screen import Screen
 from chronorun.core.terminal import warn
 from chronorun.core.words import shown
@@ -63,18 +63,14 @@ def inspect_command(
         return
     if follows:
         _follow(place, wanted)
-    elif place.is_dir() and not _is_run(place):
+    elif place.is_dir() and not has_logs(place):
         _show_sweep(place, wanted)
-    elif place.is_dir() or place.name == f"{DECISIONS}.jsonl":
+    elif place.is_dir() or place.name == log_file(DECISIONS):
         _show_run(place, wanted)
     elif first_kind(place) == DECISIONS:
         _show_run(place, wanted, alone=True)
     else:
         _show_log(place, wanted)
-
-
-def _is_run(folder: Path) -> bool:
-    return any((folder / f"{log}.jsonl").is_file() for log in LOGS)
 
 
 def _screen() -> Screen:
@@ -146,7 +142,7 @@ def _show_log(place: Path, wanted: Wanted) -> None:
 
 
 def _write(place: Path, plot: str | None, html: str | None) -> None:
-    folder = place.parent if place.name == f"{DECISIONS}.jsonl" else place
+    folder = place.parent if place.name == log_file(DECISIONS) else place
     run = Run.open(folder)
     if plot is not None:
         from chronorun.analysis.report.plots import write_plot

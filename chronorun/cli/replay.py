@@ -12,12 +12,13 @@ from typing import Any
 
 from chronorun.analysis.inspect.output import to_json
 from chronorun.analysis.inspect.sweep import run_folders
-from chronorun.analysis.reading.run import LOGS, Run
+from chronorun.analysis.reading.run import Run
 from chronorun.analysis.replay.derive import replay_run
 from chronorun.analysis.replay.lines import Difference
 from chronorun.analysis.replay.result import Replay, Tally
 from chronorun.analysis.replay.sweep import SweepReplay, replay_sweep
 from chronorun.analysis.replay.whatif import Change, WhatIf, what_if
+from chronorun.core.run_files import has_logs
 from chronorun.core.text import harmless
 from chronorun.errors import UserError
 from chronorun.lifecycle.record.telling import who
@@ -30,7 +31,7 @@ LONGEST = 200
 def replay_command(run: str, overrides: Sequence[str], as_json: bool) -> int:
     """Print what a replay found and return the exit code: 0 if all was reproduced, else 1."""
     place = Path(run)
-    if place.is_dir() and not any((place / f"{log}.jsonl").is_file() for log in LOGS):
+    if place.is_dir() and not has_logs(place):
         folders = list(run_folders(place))
         if folders:
             return _replay_all(place, folders, overrides, as_json)

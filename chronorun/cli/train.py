@@ -11,6 +11,7 @@ from chronorun import __version__
 from chronorun.config.overrides import parse_overrides, unnamed
 from chronorun.config.run import plain_name
 from chronorun.core.launch import Place, find_place
+from chronorun.core.run_files import HYDRA, REPORT, SUMMARY, TRAIN_LOG
 from chronorun.core.terminal import warn
 from chronorun.errors import NonFiniteError, RanksDisagreeError, RunInterrupted, UserError
 
@@ -43,7 +44,7 @@ def train_command(arguments: Sequence[str]) -> None:
 
 
 def _only_shows(arguments: Sequence[str]) -> bool:
-    """Say whether a command line asks for a page, which one process prints."""
+    """Return whether a command line asks for a page, which only one process prints."""
     from chronorun.config import hydra_bridge
 
     if {"--help", "-h", "--version"} & set(arguments):
@@ -163,7 +164,7 @@ def _take_over_resumed(call: HydraCall) -> Path | None:
 
 
 def _goes_on(run_dir: Path | None) -> bool:
-    """Say whether there is a run to be continued: ``resume=auto`` also starts one."""
+    """Return whether there is a run to continue: ``resume=auto`` may also start one."""
     from chronorun.config.resume import has_checkpoints
 
     return run_dir is not None and has_checkpoints(run_dir)
@@ -233,7 +234,7 @@ def _remove_unused(run_dir: Path) -> None:
     import shutil
 
     found = {path.name for path in run_dir.iterdir()} if run_dir.is_dir() else {"?"}
-    if found <= {".hydra", "train.log"}:
+    if found <= {HYDRA, TRAIN_LOG}:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
@@ -283,17 +284,22 @@ def _train(composed: DictConfig, run_dir: Path, processes: Processes | None = No
         return _train_as(composed, run_dir, processes)
 
 
-def _train_as(composed: DictConfig, run_dir: Path, *processes: Processes) -> float | None:
-    """Train, and write the report; of several ``processes`` (one argument) the first writes."""
+def _train_as(
+    composed: DictConfig, run_dir: Path, processes: Processes | None = None
+) -> float | None:
+    """Train, and write the report; of several processes only the first writes."""
     from chronorun.config.compose import to_run_config
+    from chronorun.core.processes import ALONE
     from chronorun.tracking import TrackerGroup, build_trackers
     from chronorun.training import run_training
 
     config = to_run_config(composed)
-    writes = all(one.is_first for one in processes)
+    writes = processes is None or processes.is_first
     trackers = build_trackers(config, run_dir) if writes else TrackerGroup([])
     try:
-        summary: dict[str, Any] = run_training(config, composed, run_dir, trackers, *processes)
+        summary: dict[str, Any] = run_training(
+            config, composed, run_dir, trackers, processes or ALONE
+        )
     finally:
         if writes:
             _write_report(run_dir)
@@ -303,13 +309,13 @@ def _train_as(composed: DictConfig, run_dir: Path, *processes: Processes) -> flo
 
 def _write_report(run_dir: Path) -> None:
     """Write ``report.html`` beside the logs of a run that has ended, however it ended."""
-    if not (run_dir / "summary.json").is_file():
+    if not (run_dir / SUMMARY).is_file():
         return
     try:
         from chronorun.analysis.reading.run import Run
         from chronorun.analysis.report.page import write_report
 
-        write_report(Run.open(run_dir), run_dir / "report.html")
+        write_report(Run.open(run_dir), run_dir / REPORT)
     except Exception as error:
         # The run is what counts: its logs are there, and `inspect --html` can try again.
         warn(f"{run_dir / 'report.html'} was not written: {error}")

@@ -1,4 +1,4 @@
-"""The root of a bench's configuration: a run's, and what is compared (group ``bench``)."""
+"""The root of a bench's configuration: a run's, and the comparison (group ``bench``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from chronorun.config.fields import LARGEST_SEED, check_ranges, option
 from chronorun.config.run import RunConfig
 
 FOLLOWERS = ("static_mean", "yoked", "sham")
-"""Arms that read what the lifecycle's run of their seed did: they run after it."""
+"""Arms that use the edits of the lifecycle arm's run of their seed: they run after it."""
 
 
 class OnError(Enum):
@@ -23,20 +23,22 @@ class OnError(Enum):
 class BenchConfig:
     """What is compared, and how it is judged."""
 
-    arms: list[str] = option(["static", "lifecycle"], "arms, where arm= does not say")
-    scenarios: list[str] = option(["none"], "scenarios, where scenario= does not say")
-    seeds: int = option(10, "number of seeds, where seed= does not say", at_least=1, limit=100_000)
-    first_seed: int = option(0, "the first of them", at_least=0, limit=LARGEST_SEED)
+    arms: list[str] = option(["static", "lifecycle"], "arms, if arm= is not given")
+    scenarios: list[str] = option(["none"], "scenarios, if scenario= is not given")
+    seeds: int = option(10, "number of seeds, if seed= is not given", at_least=1, limit=100_000)
+    first_seed: int = option(0, "first of these seeds", at_least=0, limit=LARGEST_SEED)
     margin: float = option(
         0.005,
-        "no harm: differences below this part of the static arm's validation loss",
+        "no harm: largest difference, as a fraction of the static arm's validation loss",
         above=0.0,
         below=1.0,
     )
-    alpha: float = option(0.05, "level of the tests", above=0.0, below=1.0)
-    confidence: float = option(0.95, "level of the intervals", above=0.0, below=1.0)
-    on_error: OnError = option(OnError.go_on, "what a failing job does to the other jobs")
-    keep_checkpoints: bool = option(False, "keep what finished jobs could be resumed from")
+    alpha: float = option(0.05, "significance level of the tests", above=0.0, below=1.0)
+    confidence: float = option(0.95, "confidence level of the intervals", above=0.0, below=1.0)
+    on_error: OnError = option(OnError.go_on, "what a failing job does to the jobs after it")
+    keep_checkpoints: bool = option(
+        False, "keep the checkpoints and archived experts of finished jobs"
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "bench")

@@ -1,4 +1,4 @@
-"""Compose a run's configuration from ``conf/`` and overrides, and refuse mistakes in one line."""
+"""Compose and check a configuration from ``conf/`` and overrides; a mistake is one line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 LONGEST_NAME = 100
-"""Characters of a job's overrides that its folder's name holds."""
+"""Maximum length of a folder's name made of a job's overrides."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,18 @@ def new_run_id() -> str:
 
 
 def job_folder(number: object, overrides: str) -> str:
-    """Return the folder name of a sweep's job: its number and what is special about it.
+    """Return the folder name of a sweep's job: its number and its own overrides.
 
-    Only characters that a later ``resume=PATH`` takes without quotes.
+    It needs no quotes in a later ``resume=PATH``.
     """
     return f"{number}-{_as_name(overrides)}".rstrip("-_.")
 
 
 def bench_folder(overrides: str) -> str:
-    """Return the folder name of a bench's job: what is special about it, alone.
+    """Return the folder name of a bench's job, made of its own overrides only.
 
-    The job keeps its folder when further seeds or arms move its number. Where the name cannot
-    hold all of the overrides, a part of their hash keeps two jobs apart.
+    So the job keeps its folder when more seeds or arms change its number. If the overrides do not
+    fit into the name, a part of their hash keeps jobs apart.
     """
     name = _as_name(overrides)
     if len(overrides) <= LONGEST_NAME and not re.search(r"[^A-Za-z0-9._+=,-]", overrides):
@@ -78,7 +78,7 @@ def _as_name(overrides: str) -> str:
 
 
 def register() -> None:
-    """Register the root schemas and the resolvers that conf/ uses (again is harmless)."""
+    """Register the root schemas and the resolvers that conf/ uses; may be called again."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
@@ -88,10 +88,10 @@ def register() -> None:
     # Only the root schemas: a schema per group would show up as one of the group's options.
     store = ConfigStore.instance()
     for name, schema in (("run_schema", RunConfig), ("bench_schema", BenchRunConfig)):
-        # To take a schema apart costs 20 ms.
+        # Analysing a schema takes 20 ms.
         if f"{name}.yaml" not in store.repo:
             store.store(name=name, node=schema)
-    # Cached per configuration: its run id stays the same however often it is read.
+    # Cached: a configuration keeps its run id however often it is read.
     OmegaConf.register_new_resolver("new_run_id", new_run_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("bench_folder", bench_folder, replace=True)
@@ -102,7 +102,7 @@ def compose_run(
 ) -> tuple[RunConfig, DictConfig]:
     """Compose and validate one run.
 
-    Raises UserError naming the key, value or group that is wrong and the nearest right one.
+    Raises UserError naming the wrong key, value or group and the closest valid one.
     """
     result = compose_checked(overrides, ConfigFiles(conf_dir(), extra_dir))
     return result.config, result.composed
@@ -229,7 +229,7 @@ def _with_search_path(job: list[str], files: ConfigFiles) -> list[str]:
 
 
 def _refuse_unknown_keys(composed: DictConfig, schema: type[RunConfig]) -> None:
-    """Refuse keys that ``+`` or a package override slipped past the schema."""
+    """Refuse keys that ``+`` or a package override added to the schema. Raises UserError."""
     from omegaconf import OmegaConf
 
     fields = all_fields(schema)

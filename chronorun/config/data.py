@@ -1,4 +1,4 @@
-"""Where the text comes from (group ``data``) and how it becomes tokens (group ``tokenizer``)."""
+"""The corpus (group ``data``) and how it becomes tokens (group ``tokenizer``)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from chronorun.config.fields import check_ranges, option
 from chronorun.errors import UserError
 
 LARGEST_SYNTHETIC = 1 << 36
-"""Bytes of synthetic text, which is made in memory."""
+"""Maximum bytes of synthetic text, which is generated in memory."""
 
 
 class Source(Enum):
-    """The corpora that ``data=`` offers."""
+    """Kinds of corpora."""
 
     stdlib = "stdlib"
     text = "text"
@@ -33,7 +33,7 @@ class DomainBy(Enum):
 
 
 class DecodingErrors(Enum):
-    """What is done with bytes of ``data=text`` that are not UTF-8, by Python's names."""
+    """How bytes of ``data=text`` that are not UTF-8 are handled, by Python's names."""
 
     strict = "strict"
     replace = "replace"
@@ -53,38 +53,45 @@ class DataConfig:
     source: Source = option(Source.stdlib, "corpus to train on")
     files: list[str] = option(
         [],
-        "files or globs (** is any number of folders), for source=text: plain text, "
-        "also .gz and .zst; rows of .jsonl, .json and .parquet",
+        "files or globs (** stands for any number of folders), for source=text: plain text,"
+        " also .gz and .zst; rows of .jsonl, .json and .parquet",
+        free_on_resume=True,
     )
     domain_by: DomainBy = option(
-        DomainBy.file, "what is a domain of its own, for source=text (conf/data/text.yaml: none)"
+        DomainBy.file, "what makes a domain, for source=text (none in conf/data/text.yaml)"
     )
     errors: DecodingErrors = option(
         DecodingErrors.strict,
-        "bytes that are not UTF-8, for texts of source=text: refused or replaced",
+        "what to do with bytes that are not UTF-8, for texts of source=text: refuse or replace",
     )
-    path: str | None = option(None, "data set of the Hub or folder of one, for source=hub")
-    name: str | None = option(None, "configuration of that data set, for source=hub")
-    split: str = option("train", "its split that is read, for source=hub")
+    path: str | None = option(
+        None, "data set of the Hub, or a folder that holds one, for source=hub", free_on_resume=True
+    )
+    name: str | None = option(None, "configuration of the data set, for source=hub")
+    split: str = option("train", "split of the data set to read, for source=hub")
     column: str = option("text", "column that holds the text, for rows of files and of the Hub")
     max_bytes: int = option(
-        12_000_000, "take at most this much text of the corpus", unit="bytes", at_least=1
+        12_000_000, "maximum amount of text to take from the corpus", unit="bytes", at_least=1
     )
     accept_changes: bool = option(
-        False, "resume with the run's own tokenizer although the corpus is another one now"
+        False,
+        "resume with the run's own tokenizer although the corpus has changed since",
+        free_on_resume=True,
     )
     val_fraction: float = option(
         0.05, "share of documents kept for validation", above=0.0, below=0.5
     )
     probe_fraction: float = option(
-        0.02, "share of documents kept for measuring structural edits", above=0.0, below=0.5
+        0.02, "share of documents kept for measuring edits of the population", above=0.0, below=0.5
     )
     split_seed: int = option(0, "seed of the document split (not of the run)", at_least=0)
     cache_dir: str | None = option(
-        None, "folder for tokenised corpora (null: $CHRONORUN_CACHE or the user's cache folder)"
+        None,
+        "folder for tokenised corpora (null: $CHRONORUN_CACHE or the user's cache folder)",
+        free_on_resume=True,
     )
     synthetic_domains: int = option(
-        2, "planted domains, for source=synthetic", at_least=1, limit=94
+        2, "number of planted domains, for source=synthetic", at_least=1, limit=94
     )
     synthetic_seed: int = option(0, "seed of the synthetic corpus", at_least=0)
 
@@ -98,7 +105,7 @@ class DataConfig:
         if self.source is Source.synthetic and self.max_bytes > LARGEST_SYNTHETIC:
             raise UserError(
                 f"configuration: data.max_bytes={self.max_bytes}, expected <= {LARGEST_SYNTHETIC} "
-                f"for data=synthetic, which writes so much; lower it"
+                f"for data=synthetic, which generates that much text; lower it"
             )
         if self.source is Source.text and not self.files:
             raise UserError(
@@ -116,7 +123,9 @@ class DataConfig:
 class TokenizerConfig:
     """How text becomes tokens."""
 
-    kind: TokenizerKind = option(TokenizerKind.byte, "byte: one token a byte; bpe: trained")
+    kind: TokenizerKind = option(
+        TokenizerKind.byte, "byte: one token per byte; bpe: byte pairs trained on the corpus"
+    )
     vocab_size: int = option(
         1024, "vocabulary of the bpe tokenizer (byte always has 256)", at_least=257, at_most=65536
     )

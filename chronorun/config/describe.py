@@ -1,4 +1,4 @@
-"""The fields of the configuration with meaning, unit, range and default, from the dataclasses."""
+"""Describe the fields of the configuration: meaning, unit, range, default."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class FieldInfo:
     kind: str
     optional: bool
     is_mapping: bool
+    free_on_resume: bool
 
     @property
     def group(self) -> str:
@@ -36,19 +37,19 @@ class FieldInfo:
 
     @property
     def expected(self) -> str:
-        """What a value must be, as an error message says it."""
+        """What a value must be, for error messages."""
         kind = f"one of {', '.join(self.choices)}" if self.choices else self.kind
         words = f"{kind} {self.range}".rstrip()
         return f"{words} or null" if self.optional else words
 
     @property
     def rule(self) -> str:
-        """The range, or the choices, as a table shows them."""
+        """The range or the choices, for tables."""
         return self.range or ", ".join(self.choices)
 
 
 def show_value(value: Any) -> str:
-    """Write a value as one would type it."""
+    """Return a value as it is typed in an override."""
     if value is None:
         return "null"
     if isinstance(value, Enum):
@@ -81,14 +82,16 @@ def _choices(hint: Any) -> tuple[str, ...]:
     return ("true", "false") if hint is bool else ()
 
 
-def fields_of(cls: type, prefix: str = "") -> Iterator[FieldInfo]:
+def fields_of(cls: type, prefix: str = "", *, free: bool = False) -> Iterator[FieldInfo]:
     """Yield the fields of a configuration dataclass, nested ones with dotted keys."""
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, optional = _without_none(hints[field.name])
         key = prefix + field.name
+        # Of a whole group, the mark counts for each of its fields.
+        free_on_resume = free or bool(field.metadata.get("free_on_resume"))
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            yield from fields_of(hint, f"{key}.")
+            yield from fields_of(hint, f"{key}.", free=free_on_resume)
             continue
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
@@ -102,6 +105,7 @@ def fields_of(cls: type, prefix: str = "") -> Iterator[FieldInfo]:
             kind=_kind(hint),
             optional=optional,
             is_mapping=(get_origin(hint) or hint) is dict,
+            free_on_resume=free_on_resume,
         )
 
 

@@ -9,7 +9,7 @@ from chronorun.config.fields import check_ranges, option
 
 
 class EditsKind(Enum):
-    """What decides."""
+    """Who decides."""
 
     policy = "policy"
     doubling = "doubling"
@@ -23,12 +23,13 @@ class EditsConfig:
 
     kind: EditsKind = option(
         EditsKind.policy,
-        "the lifecycle's policy; or a control: doubling (each expert is split once), yoked (edits "
-        "as in source, targets drawn), sham (their optimizer treatment alone)",
+        "the lifecycle's policy, or a control: doubling (each expert is split once), yoked "
+        "(the edits of source on experts drawn at random), sham (their optimizer treatment "
+        "alone)",
     )
-    source: str | None = option(None, "yoked, sham: run folder whose edits are followed")
+    source: str | None = option(None, "run folder whose edits are followed, for yoked and sham")
     doubling_at: float = option(
-        0.5, "doubling: when, as a part of training.max_steps", above=0.0, below=1.0
+        0.5, "when doubling splits, as a fraction of training.max_steps", above=0.0, below=1.0
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say about a wrong configuration, in one line a person can act on."""
+"""Turn errors of Hydra and OmegaConf into one line that names the cause and the next step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def readable_error(
 ) -> UserError:
     """Return an error of composing ``job`` (its overrides) as a UserError of one line.
 
-    ``files`` are the config files in whose defaults lists a wrong entry may stand.
+    ``files`` are the config files whose defaults lists may hold the wrong entry.
     """
     cause = error.__cause__ if error.__cause__ is not None else error
     text = str(cause)
@@ -49,7 +49,7 @@ _NAMED = re.compile(
 
 
 def _where(message: str, files: Iterable[Path]) -> str:
-    """Return which line of a config file names what Hydra complains about."""
+    """Return the file and line of the entry that Hydra complains about, in parentheses."""
     found = _NAMED.search(message)
     if found is None:
         return ""
@@ -85,7 +85,7 @@ def _no_node(schema: str, value: str) -> str:
     group = next((name for name, kind in hints.items() if _name(kind) == schema), None)
     if group is None:
         return (
-            f"configuration: {value} stands below hydra (in a config file), expected keys and "
+            f"configuration: {value} below hydra (in a config file), expected keys and "
             f"values there; {SEE_HYDRA_HELP}"
         )
     return _no_fields(group, value)
@@ -133,7 +133,7 @@ def _wrong_field(key: str, given: str | None, message: str) -> str:
 
 
 def _wrong_value(message: str) -> str | None:
-    """Return the value that OmegaConf complains about, where it says it."""
+    """Return the value that OmegaConf complains about, if its message holds it."""
     said = re.search(
         r"[Vv]alue '(.*?)'(?: of type| could not| is not| for field)", message, re.DOTALL
     )

@@ -14,9 +14,9 @@ from typing import Any
 from chronorun.errors import UserError
 
 LARGEST_INTEGER = 2**63 - 1
-"""What NumPy and torch hold: the limit of every integer that declares none."""
+"""Largest integer of NumPy and torch: the limit of every integer field that declares none."""
 LARGEST_SEED = 2**64 - 1
-"""What torch takes as a seed."""
+"""Largest seed of torch."""
 
 
 def option(
@@ -29,10 +29,18 @@ def option(
     above: float | None = None,
     below: float | None = None,
     limit: float | None = None,
+    used_by: tuple[str, ...] = (),
+    shapes_edits: bool = False,
+    fixed_in_replay: bool = False,
+    free_on_resume: bool = False,
 ) -> Any:
     """Declare a field with its meaning, unit and range (inclusive unless above or below).
 
-    ``limit`` is what machines take at most, far beyond what anyone needs: not worth a word in help.
+    ``limit`` is the technical maximum, far beyond any use: checked, but not shown in help.
+    ``used_by`` names the lifecycle's actions that read the field, where its own name does not begin
+    with one. ``shapes_edits``: it changes what an edit does or how it is measured, not whether it
+    is made. ``fixed_in_replay``: it says what a run did, not how it decided. ``free_on_resume``: it
+    may change when a run is continued.
     """
     metadata = {
         "help": help,
@@ -42,14 +50,23 @@ def option(
         "above": above,
         "below": below,
         "limit": limit,
+        "used_by": used_by,
+        "shapes_edits": shapes_edits,
+        "fixed_in_replay": fixed_in_replay,
+        "free_on_resume": free_on_resume,
     }
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def marked(cls: type, mark: str) -> tuple[str, ...]:
+    """Return the names of a dataclass's fields that were declared with a mark."""
+    return tuple(field.name for field in dataclasses.fields(cls) if field.metadata.get(mark))
+
+
 def describe_range(metadata: Any) -> str:
-    """Write a field's range for people, such as ``> 0 and <= 1``; empty when it has none."""
+    """Return a field's range as text, such as ``> 0 and <= 1``; empty if it has none."""
     signs = (("at_least", ">="), ("above", ">"), ("at_most", "<="), ("below", "<"))
     return " and ".join(
         f"{sign} {_written(metadata[key])}" for key, sign in signs if metadata.get(key) is not None

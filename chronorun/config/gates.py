@@ -1,4 +1,4 @@
-"""Whether the loss reaches the routers: which top-k a run uses, and what its gates are then."""
+"""Refuse gate orders that keep the loss from reaching the router at a top-k that the run uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chronorun.errors import UserError
 
 
 def check_gates(config: RunConfig) -> None:
-    """Refuse gates that are 1 whatever the router says: a softmax over the one chosen expert."""
+    """Refuse gates that are always 1: a softmax over one chosen expert. Raises UserError."""
     orders = _orders(config.router.gate_order, config.model.top_k, config.scenario.kind)
     if not is_deaf(orders):
         return
@@ -27,14 +27,14 @@ def check_gates(config: RunConfig) -> None:
 
 
 def is_deaf(orders: Mapping[int, GateOrder]) -> bool:
-    """Say whether a router with these gate orders, by top-k, gets no gradient from the loss."""
+    """Return whether a router with these gate orders (by top-k) gets no gradient from the loss."""
     return orders.get(1) is GateOrder.topk_then_softmax
 
 
 def saved_orders(saved: Mapping[str, Any]) -> dict[int, GateOrder]:
-    """Return the gate order at each top-k that a saved run uses, of its flat configuration.
+    """Return the gate order at each top-k of a saved run, from its flat configuration.
 
-    Empty where it does not say.
+    Empty if the configuration lacks one of the fields.
     """
     try:
         return _orders(

@@ -1,7 +1,7 @@
-"""The one module that touches Hydra's private parts.
+"""Call Hydra's command line; the only module that uses its private parts.
 
-``hydra.main`` refuses overrides on both sides of a flag and prints tracebacks of its own. Its
-parser and runner, called here, accept every order, and a task's exception comes back as raised.
+``hydra.main`` refuses overrides on both sides of a flag and prints its own tracebacks. Its parser
+and runner, called directly, accept any order and pass a task's exception on.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class HydraCall:
         return bool(self.arguments.multirun) or "hydra.mode=MULTIRUN" in self.overrides
 
     def files(self, name: str) -> ConfigFiles:
-        """Return the config files that are composed; ``name`` unless ``--config-name`` says."""
+        """Return the config files to compose; ``name`` is the root without ``--config-name``."""
         a = self.arguments
         folder = _folder("--config-path", a.config_path) if a.config_path else conf_dir()
         extra = _folder("--config-dir", a.config_dir) if a.config_dir else None
@@ -96,7 +96,7 @@ def _flag_advice(message: str, flags: Sequence[str]) -> str:
 
 
 def _with_info_page(arguments: Sequence[str]) -> list[str]:
-    """Give a bare ``--info`` its page: argparse would take the override after it for one."""
+    """Give a bare ``--info`` its page: argparse would take the next override as the page."""
     words = list(arguments)
     for place, word in enumerate(words):
         following = words[place + 1 : place + 2]
@@ -119,7 +119,7 @@ def _refuse_contradictions(a: argparse.Namespace) -> None:
     if (a.resolve or a.package) and not a.cfg:
         raise UserError("command line: --resolve or --package given, expected --cfg; add --cfg job")
     if a.resolve and a.cfg == "hydra":
-        # Hydra resolves its node apart from the keys that it refers to.
+        # Hydra resolves its node without the keys that it refers to.
         raise UserError("command line: --cfg hydra --resolve, expected job or all; use --cfg all")
 
 
@@ -164,7 +164,7 @@ def rerun(call: HydraCall, task: Task) -> None:
         raise UserError(f"command line: --experimental-rerun={file}, expected a file; correct it")
     if call.overrides:
         raise UserError(
-            f"command line: {call.overrides[0]} given, expected no overrides beside "
+            f"command line: {call.overrides[0]} given, expected no overrides with "
             f"--experimental-rerun; drop one of the two"
         )
     register()
@@ -185,7 +185,7 @@ class StopSweep(BaseException):
 
 
 class Job:
-    """The task as Hydra calls it, here or in a worker process."""
+    """The task as Hydra calls it, in this or a worker process."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -196,9 +196,9 @@ class Job:
         return _job_in_worker, (self.task,)
 
     def __call__(self, composed: DictConfig) -> Any:
-        """Run one job. Its log file is closed afterwards: Hydra would leave it open."""
+        """Run one job, then close its log file, which Hydra would leave open."""
         if in_sweep():
-            # It names one run; the jobs of a sweep are several.
+            # It names one run, but a sweep has several.
             os.environ.pop("WANDB_RUN_ID", None)
         try:
             return self.task(composed)
@@ -250,7 +250,7 @@ def _exceptions_as_raised() -> Iterator[None]:
 
 @contextmanager
 def _mode_known(checked: Composition | None) -> Iterator[None]:
-    """Keep Hydra from composing everything (0.2 s) just to read ``hydra.mode``, which is known."""
+    """Keep Hydra from composing everything (0.2 s) only to read ``hydra.mode``."""
     from hydra._internal.hydra import Hydra
 
     original = Hydra.get_mode
@@ -265,7 +265,7 @@ def _mode_known(checked: Composition | None) -> Iterator[None]:
 
 @contextmanager
 def _logging_left_as_found() -> Iterator[None]:
-    """Undo the logging that Hydra configures and leaves behind."""
+    """Undo the changes that Hydra makes to logging."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:

@@ -1,4 +1,4 @@
-"""Options that a person set and that another choice leaves without effect."""
+"""Find options that were given but have no effect because of another choice."""
 
 from __future__ import annotations
 
@@ -10,34 +10,19 @@ from chronorun.config.lifecycle import LifecycleConfig, SplitRelease, TwoModeUse
 from chronorun.config.run import RunConfig
 from chronorun.config.training import Schedule
 
-# A revival answers starvation as a spawn does, with the same patience, cool-down and ramp.
-_BIRTHS = ("spawn", "revive")
-_USED_BY = {
-    "spawn_init_strategy": ("spawn",),
-    "max_spawns_per_cycle": _BIRTHS,
-    "max_experts_per_layer": (*_BIRTHS, "split"),
-    "cross_layer": _BIRTHS,
-    "max_prunes_per_cycle": ("prune",),
-    "min_experts_per_layer": ("prune", "merge"),
-    "max_splits_per_cycle": ("split",),
-    "parent_moments": ("split",),
-    "child_moments": (*_BIRTHS, "split"),
-    "rewarm_steps": (*_BIRTHS, "split"),
-    "max_merges_per_cycle": ("merge",),
-    "merged_moments": ("merge",),
-}
-"""Actions that read a field, where its name does not begin with the one that does."""
-_USED_BY_PREFIX = {
-    "spawn": _BIRTHS,
+_ACTIONS = {
+    "spawn": ("spawn", "revive"),
     "revive": ("revive",),
     "prune": ("prune",),
     "split": ("split",),
     "merge": ("merge",),
 }
+"""Actions that read the fields whose names begin with an action's, as far as they do not say."""
+_USED_BY = {field.name: field.metadata["used_by"] for field in dataclasses.fields(LifecycleConfig)}
 
 
 def ignored_options(config: RunConfig, given: Iterable[str]) -> list[str]:
-    """Return one line for each given key that has no effect beside the others.
+    """Return one line for each given key that has no effect because of the others.
 
     A split threshold that no expert can reach is named whether it was given or not.
     """
@@ -91,16 +76,16 @@ def _reasons_in_lifecycle(lifecycle: LifecycleConfig, given: Collection[str]) ->
             "lifecycle.enabled is false" if switched else "lifecycle is off; add lifecycle=default"
         )
         keys = [f"lifecycle.{name}" for name in names]
-        return dict.fromkeys([*keys, *(f"lifecycle/{action}" for action in _USED_BY_PREFIX)], why)
+        return dict.fromkeys([*keys, *(f"lifecycle/{action}" for action in _ACTIONS)], why)
     reasons = {
         f"lifecycle.{name}": reason
         for name in names
         if not name.endswith("_enabled") and (reason := _idle(lifecycle, _users(name)))
     }
-    # Who asks for lifecycle/spawn=off gets it; it takes a field to contradict a group.
+    # lifecycle/spawn=off takes effect by itself; only a field can contradict a group.
     reasons |= {
         f"lifecycle/{action}": reason
-        for action, users in _USED_BY_PREFIX.items()
+        for action, users in _ACTIONS.items()
         if f"lifecycle.{action}_enabled" in given and (reason := _idle(lifecycle, users))
     }
     return _unused_ways_to_split(lifecycle) | reasons
@@ -118,11 +103,11 @@ def _unused_ways_to_split(lifecycle: LifecycleConfig) -> dict[str, str]:
 
 
 def _users(name: str) -> tuple[str, ...]:
-    return _USED_BY.get(name) or _USED_BY_PREFIX.get(name.partition("_")[0], ())
+    return _USED_BY[name] or _ACTIONS.get(name.partition("_")[0], ())
 
 
 def _idle(lifecycle: LifecycleConfig, users: Collection[str]) -> str:
-    """Return why nothing reads a field of these actions; empty when something does."""
+    """Return why no action reads a field of these actions; empty if one does."""
     switches = [f"{action}_enabled" for action in users]
     if not switches or any(getattr(lifecycle, switch) for switch in switches):
         return ""
@@ -131,7 +116,7 @@ def _idle(lifecycle: LifecycleConfig, users: Collection[str]) -> str:
 
 
 def _unreachable_split(config: RunConfig) -> Iterator[str]:
-    """Yield a line when no expert's share can exceed the threshold of a split."""
+    """Yield a line if no expert's share can exceed the threshold of a split."""
     lifecycle, largest = config.lifecycle, 1.0 / config.model.top_k
     by_share_alone = (
         lifecycle.split_share_ratio is None and lifecycle.split_two_mode is not TwoModeUse.add

@@ -1,18 +1,26 @@
-"""The ``lifecycle`` group: when experts are born, split, merged, pruned and revived, and how."""
+"""When and how experts are spawned, split, merged, pruned and revived (group ``lifecycle``)."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from chronorun.config.fields import check_ranges, option
 from chronorun.config.suggest import next_step
 from chronorun.errors import UserError
 
+_BIRTHS = ("spawn", "revive")
+"""A revival answers starvation as a spawn does, with the same patience, cooldown and ramp."""
+
+
+_shape = partial(option, shapes_edits=True)
+"""Declares a field that shapes edits."""
+
 
 class SpawnInit(Enum):
-    """What a spawned expert starts as."""
+    """Initial weights of a spawned expert."""
 
     clone_and_perturb = "clone_and_perturb"
     mean_cluster = "mean_cluster"
@@ -20,7 +28,7 @@ class SpawnInit(Enum):
 
 
 class TwoModeUse(Enum):
-    """What a measured pair of token populations within one expert means for a split."""
+    """Whether two token populations measured within one expert are a reason to split it."""
 
     off = "off"
     add = "add"
@@ -28,7 +36,7 @@ class TwoModeUse(Enum):
 
 
 class SplitRelease(Enum):
-    """When exclusive twins start to compete."""
+    """When twins, of which each token may choose one, start to compete."""
 
     shock = "shock"
     fixed = "fixed"
@@ -36,7 +44,7 @@ class SplitRelease(Enum):
 
 
 class MergeWeights(Enum):
-    """How the weights of a merge are averaged."""
+    """How the weights of two merged experts are averaged."""
 
     uniform = "uniform"
     share = "share"
@@ -75,14 +83,14 @@ class MergedMoments(Enum):
 
 
 class RouterChange(Enum):
-    """What an edit does to the other rows of the router."""
+    """What an edit does to the router's other rows."""
 
     patch = "patch"
     reinit = "reinit"
 
 
 class CrossLayer(Enum):
-    """Whether a spawn in one layer moves others up."""
+    """Whether a spawn in one layer gives its neighbours priority."""
 
     none = "none"
     depth_balance = "depth_balance"
@@ -90,78 +98,96 @@ class CrossLayer(Enum):
 
 @dataclass
 class LifecycleConfig:
-    """Every number of the lifecycle; a checkpoint here is an evaluation checkpoint."""
+    """Edits of the population; an evaluation comes every training.eval_interval steps."""
 
-    enabled: bool = option(True, "watch the population and decide")
-    dry_run: bool = option(False, "decide and log, change nothing")
+    enabled: bool = option(True, "watch the experts and edit the population", fixed_in_replay=True)
+    dry_run: bool = option(False, "decide and log, but change nothing", fixed_in_replay=True)
     lifecycle_eval_interval: int = option(
-        5, "from one cycle to the next; only a cycle acts", unit="checkpoints", at_least=1
+        5, "evaluations per cycle; only a cycle edits", unit="evaluations", at_least=1
     )
     lifecycle_warmup_steps: int | None = option(
         None,
-        "no action before this step (null: max(200, 2 x optimizer.warmup_steps))",
+        "first step at which an edit is allowed (null: max(200, 2 x optimizer.warmup_steps))",
         unit="steps",
         at_least=0,
     )
-    cooling_period: int = option(
-        3, "how long a new expert is left alone", unit="checkpoints", at_least=1
+    cooling_period: int = _shape(
+        3, "evaluations for which a new expert is left alone", unit="evaluations", at_least=1
     )
-    basin_window_size: int = option(
-        50, "history kept of each expert", unit="checkpoints", at_least=2, limit=10_000_000
+    basin_window_size: int = _shape(
+        50,
+        "evaluations of history kept per expert",
+        unit="evaluations",
+        at_least=2,
+        limit=10_000_000,
     )
 
     spawn_enabled: bool = option(True, "add experts to starving layers")
     spawn_patience: int = option(
-        5, "a layer starves so long before a spawn", unit="checkpoints", at_least=1
+        5, "evaluations a layer must starve before a spawn", unit="evaluations", at_least=1
     )
     spawn_cooldown_steps: int = option(
-        500, "shortest time between two spawns, all layers", unit="steps", at_least=0
+        500, "minimum time between two spawns, over all layers", unit="steps", at_least=0
     )
-    max_spawns_per_cycle: int = option(1, "spawns per cycle at most, all layers", at_least=0)
+    max_spawns_per_cycle: int = option(
+        1, "maximum spawns per cycle, all layers", at_least=0, used_by=_BIRTHS
+    )
     max_experts_per_layer: int = option(
-        16, "no spawn, revival or split beyond this population", unit="experts", at_least=2
+        16,
+        "largest layer: no spawn, revival or split exceeds it",
+        unit="experts",
+        at_least=2,
+        used_by=(*_BIRTHS, "split"),
     )
-    spawn_init_strategy: SpawnInit = option(
-        SpawnInit.clone_and_perturb, "what a spawned expert starts as"
+    spawn_init_strategy: SpawnInit = _shape(
+        SpawnInit.clone_and_perturb, "initial weights of a spawned expert", used_by=("spawn",)
     )
     spawn_entropy_threshold: float = option(
         0.95,
-        "a router is undecided from this mean entropy per token on, over ln n",
+        "per-token entropy / ln n at or above which a router counts as undecided",
         above=0.0,
         at_most=1.0,
     )
     spawn_entropy_drop: float = option(
         0.01,
-        "a router whose entropy over ln n fell by more within spawn_patience is still deciding",
+        "fall of entropy / ln n in spawn_patience above which a router is still deciding",
         at_least=0.0,
     )
     spawn_overflow_threshold: float = option(
         0.20,
-        "top-k is saturated from this share of assignments beyond capacity on",
+        "share of assignments over capacity at or above which top-k is saturated",
         above=0.0,
         at_most=1.0,
     )
-    spawn_ramp_offset: float = option(
-        -5.0, "logit offset that a new or revived expert's ramp to 0 starts at", at_most=0.0
+    spawn_ramp_offset: float = _shape(
+        -5.0, "logit offset of a new or revived expert, from which it ramps up to 0", at_most=0.0
     )
-    revive_enabled: bool = option(True, "bring archived experts back instead of new ones")
+    revive_enabled: bool = option(
+        True, "revive an archived expert that fits instead of spawning a new one"
+    )
     revive_overlap_threshold: float = option(
         0.8,
-        "an archived expert comes back from this overlap with starved tokens on",
+        "overlap with the starved tokens at or above which an archived expert is revived",
         above=0.0,
         at_most=1.0,
     )
 
     prune_enabled: bool = option(True, "remove dead experts")
     prune_patience: int = option(
-        10, "an expert gets no token so long before a prune", unit="checkpoints", at_least=1
+        10, "evaluations without a token before a prune", unit="evaluations", at_least=1
     )
-    max_prunes_per_cycle: int = option(1, "prunes per cycle at most, all layers", at_least=0)
+    max_prunes_per_cycle: int = option(
+        1, "maximum prunes per cycle, all layers", at_least=0, used_by=("prune",)
+    )
     min_experts_per_layer: int = option(
-        2, "no prune or merge below this population (or model.top_k)", unit="experts", at_least=1
+        2,
+        "no prune or merge below this size (or model.top_k)",
+        unit="experts",
+        at_least=1,
+        used_by=("prune", "merge"),
     )
     prune_lens_grace: int = option(
-        5, "a lens attempt defers a prune this long at most", unit="checkpoints", at_least=0
+        5, "evaluations a lens attempt may defer a prune", unit="evaluations", at_least=0
     )
 
     split_enabled: bool = option(True, "split overloaded experts")
@@ -169,43 +195,49 @@ class LifecycleConfig:
         0.4, "share of assignments above which an expert is overloaded", above=0.0, at_most=1.0
     )
     split_share_ratio: float | None = option(
-        None, "overloaded above this multiple of the even share, too (null: off)", above=1.0
+        None,
+        "multiple of the even share above which an expert is also overloaded (null: off)",
+        above=1.0,
     )
     split_pair_ratio: float = option(
         1.2,
-        "in a layer of two, overloaded only from this multiple of the even share on",
+        "in a layer of two, multiple of the even share an expert must reach to be overloaded",
         at_least=1.0,
     )
     split_patience: int = option(
-        5, "an expert is overloaded so long before a split", unit="checkpoints", at_least=1
+        5, "evaluations an expert must be overloaded before a split", unit="evaluations", at_least=1
     )
-    max_splits_per_cycle: int = option(1, "splits per cycle at most, all layers", at_least=0)
-    split_perturbation_scale: float = option(
-        0.01, "noise on a clone, relative to its weights' RMS", at_least=0.0
+    max_splits_per_cycle: int = option(
+        1, "maximum splits per cycle, all layers", at_least=0, used_by=("split",)
+    )
+    split_perturbation_scale: float = _shape(
+        0.01, "noise on a clone, relative to the RMS of its weights", at_least=0.0
     )
     split_cooldown_per_expert: int = option(
-        1000, "shortest time before the same expert splits again", unit="steps", at_least=0
+        1000, "minimum time before the same expert splits again", unit="steps", at_least=0
     )
     split_two_mode: TwoModeUse = option(
-        TwoModeUse.off, "serving two token populations: not used, overloads too, or required"
+        TwoModeUse.off,
+        "two token populations in one expert: ignored, another reason to split, or required",
     )
     split_two_mode_threshold: float = option(
-        0.25, "separation x balance that counts as two populations", above=0.0
+        0.25, "separation x balance at or above which there are two populations", above=0.0
     )
-    split_router_delta: float = option(
-        0.05, "how far a release moves twins' router rows, relative to the row", at_least=0.0
+    split_router_delta: float = _shape(
+        0.05, "change of the twins' router rows at a release, relative to the row", at_least=0.0
     )
-    split_release: SplitRelease = option(
-        SplitRelease.shock, "twins compete once that shocks little, after cooling, or at once"
+    split_release: SplitRelease = _shape(
+        SplitRelease.shock,
+        "when twins start to compete: once the shock is small, after cooling_period, or at once",
     )
-    split_release_shock: float = option(
-        0.002, "relative rise of the probe loss that a release may cause", above=0.0
+    split_release_shock: float = _shape(
+        0.002, "largest relative rise of the probe loss that a release may cause", above=0.0
     )
-    split_release_limit: int = option(
-        20, "twins are released after this long at the latest", unit="checkpoints", at_least=1
+    split_release_limit: int = _shape(
+        20, "evaluations before twins are released anyway", unit="evaluations", at_least=1
     )
 
-    merge_enabled: bool = option(True, "merge converged experts")
+    merge_enabled: bool = option(True, "merge experts that have become alike")
     merge_similarity_threshold: float = option(
         0.95, "weight cosine above which two experts are alike", at_least=-1.0, at_most=1.0
     )
@@ -213,76 +245,94 @@ class LifecycleConfig:
         0.8, "basin overlap above which two experts are alike", at_least=0.0, at_most=1.0
     )
     merge_patience: int = option(
-        8, "two experts are alike so long before a merge", unit="checkpoints", at_least=1
+        8, "evaluations two experts must be alike before a merge", unit="evaluations", at_least=1
     )
-    max_merges_per_cycle: int = option(1, "merges per cycle at most, all layers", at_least=0)
+    max_merges_per_cycle: int = option(
+        1, "maximum merges per cycle, all layers", at_least=0, used_by=("merge",)
+    )
     merge_min_age_steps: int = option(
-        1000, "age at which a child may merge with its parent", unit="steps", at_least=0
+        1000, "age at which a child may first merge with its parent", unit="steps", at_least=0
     )
-    merge_weights: MergeWeights = option(MergeWeights.uniform, "how the two are averaged")
-    merge_logit_offset: MergeOffset = option(
+    merge_weights: MergeWeights = _shape(
+        MergeWeights.uniform,
+        "average of the two experts' weights: uniform, or weighted by their shares",
+    )
+    merge_logit_offset: MergeOffset = _shape(
         MergeOffset.match,
-        "logit offset of the survivor of a merge at once (where no token chooses both): found so "
-        "that it keeps both shares, 0, or + ln 2",
+        "logit offset of a merged expert (at once if no token chose both): keeps both "
+        "shares, 0 or ln 2",
     )
     similarity_cosine_weight: float = option(
         0.5, "coefficient of the weights' cosine in the logged similarity", at_least=0.0
     )
     similarity_overlap_weight: float = option(
-        0.5, "coefficient of the basins' overlap in the logged similarity", at_least=0.0
+        0.5, "coefficient of the basin overlap in the logged similarity", at_least=0.0
     )
 
     reversal_cooldown_checkpoints: int = option(
-        10, "shortest time between opposite edits of a layer", unit="checkpoints", at_least=0
+        10, "evaluations between opposite edits of a layer", unit="evaluations", at_least=0
     )
     rollback_enabled: bool = option(True, "undo edits that did harm")
     probation_checkpoints: int = option(
-        5, "an edit is judged after", unit="checkpoints", at_least=1
+        5, "evaluations from an edit to its verdict", unit="evaluations", at_least=1
     )
     harm_tolerance: float = option(
-        0.005, "an edit did harm beyond this relative rise of the probe loss", at_least=0.0
+        0.005, "relative rise of the probe loss above which an edit did harm", at_least=0.0
     )
     max_patience_multiplier: int = option(
-        8, "harm doubles that action's patience in the layer, up to this multiple", at_least=1
+        8, "each harm doubles that action's patience in the layer, up to this multiple", at_least=1
     )
     suspect_loss_tolerance: float = option(
         0.002,
-        "an expert is suspect when leaving it out lowers the probe loss by more",
+        "probe loss saved by leaving an expert out, above which it is suspect",
         unit="nats",
         at_least=0.0,
     )
     suspect_deviations: float = option(
         8.0,
-        "an expert is suspect when its weights change by so much more than their median",
+        "change of an expert's weights above the median change, above which it is suspect",
         unit="MAD",
         above=0.0,
     )
     suspect_token_harm: float = option(
         0.05,
-        "an expert is suspect when it harms the tokens it serves by more",
+        "harm to the tokens that an expert serves, above which it is suspect",
         unit="nats",
         above=0.0,
     )
     suspect_patience: int = option(
-        2, "an expert is suspect so long before the alert", unit="checkpoints", at_least=1
+        2, "evaluations an expert must be suspect before the alert", unit="evaluations", at_least=1
     )
-    probe_batch_size: int = option(
+    probe_batch_size: int = _shape(
         8, "size of the probe batch", unit="sequences", at_least=1, limit=1_048_576
     )
 
-    child_moments: ChildMoments = option(
-        ChildMoments.zero_m, "optimizer state of a new expert (zero_no_rewarm: the bad example)"
+    child_moments: ChildMoments = _shape(
+        ChildMoments.zero_m,
+        "optimizer state of a new expert (zero_no_rewarm: a bad choice, for comparison)",
+        used_by=(*_BIRTHS, "split"),
     )
-    parent_moments: ParentMoments = option(
-        ParentMoments.keep, "optimizer state of a split's parent"
+    parent_moments: ParentMoments = _shape(
+        ParentMoments.keep, "optimizer state of the parent of a split", used_by=("split",)
     )
-    merged_moments: MergedMoments = option(MergedMoments.survivor, "optimizer state after a merge")
-    rewarm_steps: int = option(50, "ramp of a blank expert's updates", unit="steps", at_least=0)
-    router_change: RouterChange = option(
-        RouterChange.patch, "an edit keeps the router's other rows, or draws all anew"
+    merged_moments: MergedMoments = _shape(
+        MergedMoments.survivor, "optimizer state of a merged expert", used_by=("merge",)
+    )
+    rewarm_steps: int = _shape(
+        50,
+        "ramp of the updates of an expert with blank optimizer state",
+        unit="steps",
+        at_least=0,
+        used_by=(*_BIRTHS, "split"),
+    )
+    router_change: RouterChange = _shape(
+        RouterChange.patch,
+        "what an edit does to the router's other rows: keep them, or draw all anew",
     )
     cross_layer: CrossLayer = option(
-        CrossLayer.none, "depth_balance: neighbours of a layer that grew spawn first"
+        CrossLayer.none,
+        "depth_balance: the neighbours of a layer that grew spawn first",
+        used_by=_BIRTHS,
     )
 
     def __post_init__(self) -> None:
@@ -308,7 +358,7 @@ class LifecycleConfig:
 
 
 def _take_names(config: LifecycleConfig) -> None:
-    """Let code give a choice by its name, as the command line does."""
+    """Accept the names of choices from code, as from the command line."""
     for field in dataclasses.fields(config):
         kind, value = type(field.default), getattr(config, field.name)
         if not issubclass(kind, Enum) or isinstance(value, kind):

@@ -17,7 +17,7 @@ class GateOrder(Enum):
 
 
 class GateChoice(Enum):
-    """The gate order asked for; ``auto`` leaves it to top-k."""
+    """The gate order as configured; ``auto`` derives it from top-k."""
 
     auto = "auto"
     topk_then_softmax = "topk_then_softmax"
@@ -26,8 +26,7 @@ class GateChoice(Enum):
     def order(self, top_k: int) -> GateOrder:
         """Return the order that a router of ``top_k`` uses.
 
-        A softmax over one chosen logit is 1 whatever the router says, so that no gradient of the
-        loss would reach it.
+        A softmax over one chosen logit is always 1: no gradient of the loss would reach the router.
         """
         if self is not GateChoice.auto:
             return GateOrder(self.value)
@@ -42,16 +41,16 @@ class ModelConfig:
     d_model: int = option(128, "width of the residual stream", at_least=8, limit=65_536)
     n_heads: int = option(4, "attention heads", at_least=1, limit=65_536)
     context_length: int = option(
-        128, "longest sequence", unit="tokens", at_least=8, limit=1_048_576
+        128, "maximum sequence length", unit="tokens", at_least=8, limit=1_048_576
     )
     d_ff: int | None = option(
         None,
-        "hidden width of one expert and of dense MLPs (null: 4 d_model)",
+        "hidden width of an expert and of a dense MLP (null: 4 d_model)",
         at_least=1,
         limit=1_048_576,
     )
     num_experts: int = option(8, "experts per MoE layer at the start", at_least=1, limit=65_536)
-    top_k: int = option(2, "experts each token is sent to", at_least=1, limit=65_536)
+    top_k: int = option(2, "experts per token", at_least=1, limit=65_536)
     moe_stride: int = option(1, "every n-th block has an MoE layer", at_least=1)
     dropout: float = option(0.0, "dropout after attention and MLP", at_least=0.0, below=1.0)
 
@@ -90,30 +89,31 @@ class RouterConfig:
 
     gate_order: GateChoice = option(
         GateChoice.auto,
-        "softmax over the chosen experts (topk_then_softmax, not at top_k=1, where it is always 1) "
-        "or over all (softmax_then_topk); auto: over the chosen from top_k=2 on",
+        "softmax over the chosen experts (topk_then_softmax; not at top_k=1, where it is "
+        "always 1) or over all (softmax_then_topk); auto: over the chosen ones if top_k >= "
+        "2",
     )
     noisy: bool = option(False, "noisy top-k (Shazeer et al. 2017)")
     load_balancing_coef: float = option(0.01, "weight of the load-balancing loss", at_least=0.0)
     z_loss_coef: float = option(0.001, "weight of the router z-loss", at_least=0.0)
     loss_free: bool = option(False, "loss-free balancing by a selection bias (Wang et al. 2024)")
-    bias_update_rate: float = option(0.001, "step of the loss-free bias", at_least=0.0)
+    bias_update_rate: float = option(0.001, "step size of the loss-free bias", at_least=0.0)
     capacity_factor: float | None = option(
         None,
-        "tokens an expert may take in training, over its even share of a micro-batch (of each "
-        "process; null: dropless)",
+        "most tokens an expert takes in training, as a multiple of its even share of a "
+        "micro-batch (of each process; null: dropless)",
         above=0.0,
         limit=65_536.0,
     )
     eval_capacity_factor: float | None = option(
         None,
-        "the same in evaluation, probe and sampling, over its even share of a batch there "
-        "(null: dropless, so that a loss does not depend on how it is cut into batches)",
+        "the same in evaluation, probe and sampling, for a batch there (null: dropless, so "
+        "that the loss does not depend on how tokens are cut into batches)",
         above=0.0,
         limit=65_536.0,
     )
 
     def __post_init__(self) -> None:
         check_ranges(self, "router")
-        # From Python either enum may come.
+        # Code may pass either enum.
         self.gate_order = GateChoice(self.gate_order.value)

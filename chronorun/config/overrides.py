@@ -1,4 +1,4 @@
-"""Overrides of the command line: read, checked by name, expanded into the jobs of a sweep."""
+"""Parse overrides of the command line, check their names, expand them into a sweep's jobs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from chronorun.errors import UserError
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-# Each of these names a folder: jobs of a sweep that differ in one would not know theirs.
+# These decide the folder of all jobs of a sweep, so jobs cannot differ in them.
 NOT_SWEPT = ("run_id", "output_dir", "resume")
 
 LARGEST_PRODUCT = 1000
-"""Of a larger sweep not every job is checked beforehand, only every value."""
+"""Jobs of a sweep that are all checked beforehand; of a larger one, only each value is."""
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -29,7 +29,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 _FOREIGN = re.compile(r"""[^,=\[\]{}():'"\\]*[^\x00-\x7f,=\[\]{}():'"\\][^,=\[\]{}():'"\\]*""")
-"""A value with letters that Hydra's grammar only takes in quotes."""
+"""A value with letters that Hydra's grammar only accepts in quotes."""
 
 
 def _parse(text: str) -> Override:
@@ -64,7 +64,7 @@ def _normalised(override: Override) -> Override:
     if override.is_sweep_override():
         return _one_file_each(override)
     if override.key_or_group == "data.files" and isinstance(value, str):
-        # An interpolation may stand for a list; with a backslash it is none.
+        # An interpolation may resolve to a list; with a backslash it is plain text.
         return override if "${" in value.replace("\\${", "") else _parse(f"{key}=[{quoted(value)}]")
     if override.key_or_group == "run_id" and isinstance(value, bool | int | float):
         return _parse(f"{key}={quoted(override.get_value_string().strip())}")
@@ -87,14 +87,14 @@ def _one_file_each(override: Override) -> Override:
 
 
 def quoted(text: str) -> str:
-    """Quote a value so that Hydra takes it as it stands."""
+    """Quote a value so that Hydra takes it literally."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return QuotedString(text=text, quote=Quote.single).with_quotes()
 
 
 def unnamed(keys: Iterable[str]) -> str:
-    """Return the override that keeps what all jobs share out of their folders' names."""
+    """Return the override that keeps shared keys out of the jobs' folder names."""
     return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, keys))}]"
 
 
@@ -104,7 +104,7 @@ def check_names(
     multirun: bool,
     fields: Sequence[FieldInfo],
 ) -> None:
-    """Refuse unknown keys, groups and options, and sweeps where one job was asked for."""
+    """Refuse unknown keys, groups and options, and sweeps without ``--multirun``."""
     known = {info.key for info in fields}
     known |= {".".join(key.split(".")[:n]) for key in known for n in range(1, key.count(".") + 1)}
     mappings = tuple(f"{info.key}." for info in fields if info.is_mapping)
@@ -137,7 +137,7 @@ def _check_sweep(override: Override, multirun: bool) -> None:
     if key in NOT_SWEPT:
         raise UserError(
             f"command line: {key}={value}, expected one value for the whole sweep; "
-            f"each job has a folder of its own below it"
+            f"each job has its own folder below it"
         )
 
 
@@ -159,9 +159,9 @@ def _values(override: Override, options: Sequence[str]) -> list[Any]:
 
 
 def swept_values(override: Override, options: Sequence[str] = ()) -> list[str]:
-    """Return the values a sweep goes through, as text; ``glob`` picks from ``options``.
+    """Return the values of a sweep as text; ``glob`` picks from ``options``.
 
-    Raises UserError when there is none.
+    Raises UserError if there is none.
     """
     from hydra.core.override_parser.types import Glob
 
@@ -171,7 +171,7 @@ def swept_values(override: Override, options: Sequence[str] = ()) -> list[str]:
     elif override.is_discrete_sweep():
         values = list(override.sweep_string_iterator())
     else:
-        # An interval belongs to optimising sweepers, which draw from it; its ends stand for it.
+        # Optimising sweepers draw from an interval; its ends are checked instead.
         values = [str(pattern.start), str(pattern.end)]
     if not values:
         shown = f"{override.key_or_group}={override.get_value_string()}"
@@ -180,9 +180,9 @@ def swept_values(override: Override, options: Sequence[str] = ()) -> list[str]:
 
 
 def jobs(overrides: Sequence[Override], groups: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
-    """Yield the overrides of the jobs to check: all of a sweep's (of a single run: its own).
+    """Yield the overrides of each job to check: all jobs of a sweep, or the single run.
 
-    Of a very large sweep every value comes once, beside the first values of the others.
+    A very large sweep yields each value once, with the first values of the other dimensions.
     """
     choices = [alternatives(override, groups) for override in overrides]
     if math.prod(map(len, choices)) <= LARGEST_PRODUCT:

@@ -1,4 +1,4 @@
-"""Commands to be pasted into a shell: quoted for Hydra's grammar first, then for the shell."""
+"""Quote commands that can be pasted into a shell: for Hydra's grammar, then for the shell."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from chronorun.core.text import harmless
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]*/[A-Za-z0-9_./+-]+(?: [A-Za-z0-9_./+-]+)*")
-"""Paths that Hydra takes as they stand, single blanks included."""
+"""Paths that Hydra reads without quotes, single blanks included."""
 
 
 def shell_word(text: str) -> str:
     """Return a word that a shell reads as ``text``.
 
-    Control characters and bytes that are no UTF-8 are written as bash, zsh and ksh take them,
-    since they cannot be shown: ``$'a\\x1b'``.
+    Control characters and bytes that are not UTF-8 cannot be shown; they are escaped as in bash,
+    zsh and ksh: ``$'a\\x1b'``.
     """
     if harmless(text) != text:
         return "$'" + "".join(map(_escaped, text)) + "'"

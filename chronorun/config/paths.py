@@ -1,4 +1,4 @@
-"""Where the configuration groups lie, and what they offer; read from the folders, without Hydra."""
+"""Find the configuration groups and their options in the folders, without Hydra."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ BENCH_GROUPS = ("arm", "bench")
 def config_groups(folder: Path, *, bench: bool = False) -> dict[str, list[str]]:
     """Return the groups below a config folder (sub-groups with a slash) and their options.
 
-    Those that only a bench has are left out, unless asked for.
+    Groups that only a bench has are left out unless ``bench``.
     """
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*/**/*.yaml")):
         group = path.parent.relative_to(folder).as_posix()
-        # What extends Hydra itself (hydra/launcher, ...) is Hydra's to list.
+        # Hydra lists its own groups (hydra/launcher, ...).
         ours = not group.startswith((".", "hydra/")) and group != "hydra"
         if ours and (bench or group not in BENCH_GROUPS):
             found.setdefault(group, []).append(path.stem)
@@ -42,7 +42,7 @@ def config_groups(folder: Path, *, bench: bool = False) -> dict[str, list[str]]:
 
 
 def groups(*, bench: bool = False) -> list[str]:
-    """Return the names of all groups, sub-groups with a slash; a bench has more of them."""
+    """Return the names of all groups, sub-groups with a slash."""
     return sorted(config_groups(conf_dir(), bench=bench))
 
 
@@ -52,7 +52,7 @@ def group_options(group: str) -> list[str]:
 
 
 def option_summary(group: str, option: str) -> str:
-    """Return the comment an option's file opens with (empty when it has none)."""
+    """Return the comment at the top of an option's file; empty if there is none."""
     words: list[str] = []
     for line in (conf_dir() / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):

@@ -1,4 +1,4 @@
-"""Fields with the defaults that a run gets, for the help and the documentation."""
+"""Fields with the defaults of ``chronorun train``, for help and documentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def group_meaning(group: str) -> str:
 
 
 def default_run_fields() -> list[FieldInfo]:
-    """Return every field with the value that ``chronorun train`` gives it when nothing is said."""
+    """Return every field with its value in a ``chronorun train`` without overrides."""
     config, _ = compose_run([])
     return [dataclasses.replace(info, default=_value_at(config, info)) for info in all_fields()]
 

@@ -7,32 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chronorun.config.describe import flatten, show_value
+from chronorun.config.describe import all_fields, flatten, show_value
 from chronorun.config.gates import is_deaf, saved_orders
 from chronorun.config.overrides import parse_overrides, quoted
 from chronorun.config.run import RunConfig, is_plain, plain_name
+from chronorun.config.saved import saved_fields
+from chronorun.core.run_files import CHECKPOINTS, CONFIG, HYDRA
 from chronorun.errors import StorageError, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-# What may change on a resume, because it does not change what a step computes. (max_steps moves
-# the end of the schedule, which is what one asks for by changing it.)
-FREE_KEYS = (
-    "tracking.",
-    "training.checkpoint_interval",
-    "training.keep_last",
-    "training.keep_best",
-    "training.max_steps",
-    "data.cache_dir",
-    "data.accept_changes",
-    # Files may have moved; that their text is the same is checked once it has been read.
-    "data.files",
-    "data.path",
-    "resume",
-    "output_dir",
-    "run_id",
-)
 
 GATES = "router.gate_order"
 
@@ -84,10 +68,9 @@ def continuation(overrides: Sequence[str], *, own_files: bool = False) -> Contin
                 raise UserError(
                     f"resume: {key}={given[key]}, expected {value} as {resume} says; drop {key}"
                 )
-    path = run_dir / "config.yaml"
-    if path.is_file() and has_checkpoints(run_dir):
-        # Before anything else is said of its gates, which it may hold as an override.
-        _refuse_deaf_router(flatten(_saved_config(path)), path)
+    if _has_started(run_dir):
+        # Before the overrides are composed, in which its gates would be refused without a reason.
+        _refuse_deaf_router(saved_fields(run_dir, "resume"), run_dir / CONFIG)
     if _goes_on_from_config(run_dir, own_files):
         return Continuation(run_dir, _merge([], [*overrides, *place]), from_config=True)
     return Continuation(run_dir, _merge(_saved_overrides(run_dir), [*overrides, *place]))
@@ -118,12 +101,12 @@ def _place(run_dir: Path) -> list[str]:
 
 def run_folder_of(path: Path) -> Path:
     """Return the run folder that a path given to ``resume=`` belongs to."""
-    folder = path.parents[1] if path.parent.name == "checkpoints" else path
+    folder = path.parents[1] if path.parent.name == CHECKPOINTS else path
     if folder.is_symlink():
         folder = folder.parent / folder.readlink()
     if folder.name in ("", ".."):
         folder = folder.resolve()
-    if not path.is_dir() or not (folder / "config.yaml").is_file():
+    if not path.is_dir() or not (folder / CONFIG).is_file():
         raise UserError(
             f"resume: {path} is not a run folder or one of its checkpoints, expected a folder with "
             f"config.yaml; name one such as outputs/run"
@@ -133,7 +116,11 @@ def run_folder_of(path: Path) -> Path:
 
 def has_checkpoints(run_dir: Path) -> bool:
     """Return whether there is anything to continue from."""
-    return any((run_dir / "checkpoints").glob("step_*/MANIFEST.json"))
+    return any((run_dir / CHECKPOINTS).glob("step_*/MANIFEST.json"))
+
+
+def _has_started(run_dir: Path) -> bool:
+    return (run_dir / CONFIG).is_file() and has_checkpoints(run_dir)
 
 
 def _merge(first: Sequence[str], then: Sequence[str]) -> list[str]:
@@ -153,8 +140,8 @@ def _goes_on_from_config(run_dir: Path, own_files: bool) -> bool:
     """
     from omegaconf import OmegaConf
 
-    path = run_dir / ".hydra" / "hydra.yaml"
-    if not (run_dir / "config.yaml").is_file() or not path.is_file():
+    path = run_dir / HYDRA / "hydra.yaml"
+    if not (run_dir / CONFIG).is_file() or not path.is_file():
         return False
     try:
         hydra = OmegaConf.load(path).hydra
@@ -170,7 +157,7 @@ def _goes_on_from_config(run_dir: Path, own_files: bool) -> bool:
 def _saved_overrides(run_dir: Path) -> list[str]:
     from omegaconf import OmegaConf
 
-    path = run_dir / ".hydra" / "overrides.yaml"
+    path = run_dir / HYDRA / "overrides.yaml"
     if not path.is_file():
         return []
     try:
@@ -203,11 +190,11 @@ def check_same_mathematics(run_dir: Path, composed: DictConfig) -> None:
     """
     from omegaconf import OmegaConf
 
-    path = run_dir / "config.yaml"
-    if not path.is_file() or not has_checkpoints(run_dir):
+    path = run_dir / CONFIG
+    if not _has_started(run_dir):
         return
-    old = _comparable(_saved_config(path))
-    new = _comparable(OmegaConf.to_container(composed, resolve=False, enum_to_str=True))
+    old = _comparable(saved_fields(run_dir, "resume"))
+    new = _comparable(flatten(OmegaConf.to_container(composed, resolve=False, enum_to_str=True)))
     _refuse_deaf_router(old, path)
     if saved_orders(old) and saved_orders(old) == saved_orders(new):
         # One may name what the other leaves to auto.
@@ -223,23 +210,12 @@ def check_same_mathematics(run_dir: Path, composed: DictConfig) -> None:
 
 def saved_run_id(run_dir: Path) -> str | None:
     """Return the id that a run was started with; None when it has left no configuration."""
-    path = run_dir / "config.yaml"
-    saved = _saved_config(path) if path.is_file() else {}
-    return str(saved["run_id"]) if saved.get("run_id") else None
+    if not (run_dir / CONFIG).is_file():
+        return None
+    saved = saved_fields(run_dir, "resume").get("run_id")
+    return str(saved) if saved else None
 
 
-def _saved_config(path: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    try:
-        saved = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception as error:
-        raise StorageError(f"resume: {path} is not YAML; restore the file") from error
-    if not isinstance(saved, dict):
-        raise StorageError(f"resume: {path} holds no configuration; restore the file")
-    return {str(key): value for key, value in saved.items()}
-
-
-def _comparable(config: Any) -> dict[str, Any]:
-    assert isinstance(config, Mapping)
-    return {k: v for k, v in flatten(config).items() if not k.startswith(FREE_KEYS)}
+def _comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    free = {info.key for info in all_fields() if info.free_on_resume}
+    return {key: value for key, value in fields.items() if key not in free}

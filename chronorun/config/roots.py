@@ -1,8 +1,8 @@
-"""The root file of a configuration: ours, one built on ours, or a complete one of the user's.
+"""Find the root file of a configuration: ours, one built on ours, or a complete one.
 
-What ``--cfg job`` prints and a run's ``config.yaml`` hold values and name no groups. Such a root is
-laid over ours: its values win over our groups' options, and groups chosen on the command line win
-over its values.
+The output of ``--cfg job`` and a run's ``config.yaml`` are complete: they hold values and name no
+groups. Such a root is laid over ours: its values win over our groups' options, and groups chosen on
+the command line win over its values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConfigFiles:
-    """Which config files are composed: a root, a folder, and a further folder of the user's."""
+    """The config files to compose: a root, a folder, and optionally a folder of the user."""
 
     folder: Path
     extra: Path | None = None
@@ -38,7 +38,7 @@ class ConfigFiles:
 
     @property
     def base(self) -> str:
-        """The root of ours that every other is built on."""
+        """The root of ours that this one is built on."""
         return "bench" if self.is_bench else "train"
 
     @property
@@ -47,7 +47,7 @@ class ConfigFiles:
         return self.places()[0] / f"{self.name}.yaml"
 
     def places(self) -> list[Path]:
-        """Return the folders, first the one that holds the root file."""
+        """Return the folders, starting with the one that holds the root file."""
         if self.extra is None:
             return [self.folder]
         both = [self.folder, self.extra]
@@ -55,7 +55,7 @@ class ConfigFiles:
         return both[::-1] if (self.extra / root).is_file() else both
 
     def with_defaults(self) -> Iterator[Path]:
-        """Yield the files whose defaults list may be wrong: the root, and those of the user's."""
+        """Yield the files whose defaults list may be wrong: the root and the user's files."""
         if self.root.is_file():
             yield self.root
         if self.extra is not None:
@@ -72,14 +72,14 @@ class ConfigFiles:
 
 
 def with_our_groups(files: ConfigFiles) -> ConfigFiles:
-    """Let a complete root in a folder of its own (``--config-path``) find our groups."""
+    """Let a complete root in another folder (``--config-path``) find our groups."""
     if files.extra is None and files.folder != conf_dir() and is_complete(files):
         return replace(files, folder=conf_dir(), extra=files.folder)
     return files
 
 
 def is_complete(files: ConfigFiles) -> bool:
-    """Return whether the root is one without a defaults list. Raises UserError for an empty one."""
+    """Return whether the root has no defaults list. Raises UserError if it is empty."""
     if not files.root.is_file() or files.root == conf_dir() / f"{files.base}.yaml":
         return False
     _, content = read_yaml(files.root)
@@ -91,7 +91,7 @@ def is_complete(files: ConfigFiles) -> bool:
 def primary(files: ConfigFiles, overrides: Sequence[str]) -> str:
     """Return the name under which Hydra finds the root; a complete one is laid over ours.
 
-    Raises UserError where a group on the command line cannot win over the root.
+    Raises UserError if a group on the command line cannot win over the root.
     """
     if not is_complete(files):
         return files.name
@@ -130,8 +130,8 @@ def _chosen_groups(files: ConfigFiles, overrides: Sequence[str]) -> Iterator[str
         group = key.partition("/")[0]
         if group not in given:
             raise UserError(
-                f"configuration: {key}={value}, expected no part of a group beside {files.root}, "
-                f"which says all of {group}; set its fields, as --help lists them"
+                f"configuration: {key}={value}, expected no part of a group with {files.root}, "
+                f"which sets all of {group}; set its fields, as --help lists them"
             )
         yield key
         for option in value.split(","):
@@ -139,7 +139,7 @@ def _chosen_groups(files: ConfigFiles, overrides: Sequence[str]) -> Iterator[str
 
 
 def _overridden_by(files: ConfigFiles, group: str, option: str) -> Iterator[str]:
-    """Yield the groups that an option chooses anew (``override /scenario: too_many``)."""
+    """Yield the groups that an option overrides (``override /scenario: too_many``)."""
     for place in files.places():
         path = place / group / f"{option}.yaml"
         if path.is_file():
@@ -158,7 +158,7 @@ def _entries(content: DictConfig) -> Iterator[str]:
 
 
 def _ordered(defaults: Iterable[Any], late: set[str]) -> Iterator[Any]:
-    """Yield our defaults list with the root's own values before the groups that are chosen."""
+    """Yield our defaults list with the root's own values before the chosen groups."""
     plain = [dict(entry) if isinstance(entry, Mapping) else entry for entry in defaults]
 
     def group(entry: Any) -> str:
@@ -176,7 +176,7 @@ def _ordered(defaults: Iterable[Any], late: set[str]) -> Iterator[Any]:
 
 
 def not_built_on_ours(files: ConfigFiles) -> UserError:
-    """Return the error of a root whose defaults list leaves ours out."""
+    """Return the error for a root whose defaults list lacks ours."""
     return UserError(
         f"configuration: {files.root}, expected {files.base} in its defaults list; "
         f"write defaults: [{files.base}, _self_], and override before a group: "

@@ -16,7 +16,7 @@ from chronorun.config.scenario import ScenarioConfig
 from chronorun.config.training import OptimizerConfig, TrainingConfig
 from chronorun.errors import UserError
 
-# Folders of output_dir that are no run's: the link to the newest run, and those of sweeps.
+# Names below output_dir that belong to no run: the link to the newest run, folders of sweeps.
 RESERVED_RUN_IDS = ("run", "bench", "multirun")
 
 
@@ -25,12 +25,16 @@ class RunConfig:
     """Everything that defines one training run."""
 
     seed: int = option(
-        0, "seed of weights, batches and every other draw", at_least=0, limit=LARGEST_SEED
+        0, "seed of weights, batches and all other draws", at_least=0, limit=LARGEST_SEED
     )
-    run_id: str = option("", "name of the run and of its folder (a fresh one if not given)")
-    output_dir: str = option("outputs", "folder that holds the run folders")
+    run_id: str = option(
+        "", "name of the run and its folder (if not given: a fresh one)", free_on_resume=True
+    )
+    output_dir: str = option("outputs", "folder that holds the run folders", free_on_resume=True)
     resume: str | None = option(
-        None, "auto: continue run_id where it stopped; or a run folder or checkpoint to continue"
+        None,
+        "auto: continue run_id where it stopped; else a run folder or checkpoint to continue",
+        free_on_resume=True,
     )
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -43,7 +47,9 @@ class RunConfig:
     lifecycle: LifecycleConfig = field(default_factory=lambda: LifecycleConfig(enabled=False))
     edits: EditsConfig = field(default_factory=EditsConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    tracking: TrackingConfig = field(
+        default_factory=TrackingConfig, metadata={"free_on_resume": True}
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "")
@@ -54,7 +60,7 @@ class RunConfig:
                 "configuration: output_dir is empty, expected a folder; name one, such as outputs"
             )
         if "${" in self.output_dir:
-            # Hydra would look for what it refers to wherever the folder's name is used.
+            # Hydra would resolve the reference wherever the folder's name is used.
             raise UserError(
                 f"configuration: output_dir={self.output_dir}, expected a folder without ${{ in "
                 f"its name; choose another folder"
@@ -68,12 +74,12 @@ def is_plain(name: str) -> bool:
 
 
 def plain_name(name: str) -> str:
-    """Return the run id of a run in a folder of any name."""
+    """Return a run id for a run whose folder may have any name."""
     return re.sub(r"[^A-Za-z0-9._+-]", "-", name)[-150:].lstrip("._+-")
 
 
 def check_run_id(run_id: str) -> None:
-    """Refuse a run id that is reserved or no plain folder name: it must not leave output_dir."""
+    """Refuse a reserved run id, or one that could lead out of output_dir. Raises UserError."""
     if not is_plain(run_id):
         raise UserError(
             f"configuration: run_id={run_id}, expected letters, digits and . _ - + (not "

@@ -9,7 +9,7 @@ from chronorun.config.fields import check_ranges, option
 
 
 class ScenarioKind(Enum):
-    """What is injected."""
+    """Kinds of stress."""
 
     none = "none"
     collapse = "collapse"
@@ -23,7 +23,7 @@ class ScenarioKind(Enum):
 
 
 SETS_TOP_K = {ScenarioKind.capacity_whiplash: (2, 1)}
-"""Scenarios that set the top-k of the layers under stress: without stress, and with it."""
+"""Scenarios that set the top-k of the layers they stress: (without stress, under stress)."""
 
 
 class Severity(Enum):
@@ -41,23 +41,28 @@ class ScenarioConfig:
 
     kind: ScenarioKind = option(ScenarioKind.none, "stress to inject")
     start_step: int = option(
-        150, "first stressed step; planted_*: step of the plant", unit="steps", at_least=0
+        150,
+        "first step under stress; of planted_*: the step of the plant",
+        unit="steps",
+        at_least=0,
     )
     duration: int = option(
         100,
-        "stressed steps (collapse takes its own from the severity; bad_edit: at most)",
+        "steps under stress (collapse has its own from the severity; bad_edit: at most)",
         unit="steps",
         at_least=1,
     )
-    layer: int = option(0, "MoE layer under stress (-1: every layer)", at_least=-1)
-    expert: int = option(0, "expert under stress, by its slot at the start of the run", at_least=0)
-    severity: Severity = option(Severity.moderate, "severity of collapse")
+    layer: int = option(0, "MoE layer under stress (-1: all)", at_least=-1)
+    expert: int = option(0, "expert under stress, as its slot at the start of the run", at_least=0)
+    severity: Severity = option(Severity.moderate, "how hard collapse concentrates the routing")
     noise: float = option(
-        1.0, "corrupted_expert, bad_edit: noise over the RMS of the expert's output", above=0.0
+        1.0,
+        "noise of corrupted_expert and bad_edit, relative to the RMS of the expert's output",
+        above=0.0,
     )
-    shift_from: str = option("prose", "domain_shift: domain before the shift")
-    shift_to: str = option("code", "domain_shift: domain after the shift")
-    shift_back: bool = option(False, "domain_shift: return to the first domain after duration")
+    shift_from: str = option("prose", "domain before domain_shift")
+    shift_to: str = option("code", "domain after domain_shift")
+    shift_back: bool = option(False, "return to the first domain after duration, for domain_shift")
 
     def __post_init__(self) -> None:
         check_ranges(self, "scenario")

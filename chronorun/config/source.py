@@ -1,6 +1,6 @@
-"""Where Hydra's config files are read: its own source for folders, with our reader.
+"""Let Hydra read config files through our reader, which names file and line of mistakes.
 
-Hydra is imported here at once; import this module where Hydra is needed anyway.
+Importing this module imports Hydra.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from chronorun.config.yaml_files import read_yaml
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
-    """Hydra's source of ``file://``; it keeps the name, by which Hydra tells sources apart."""
+    """Replacement of Hydra's ``file://`` source; Hydra identifies sources by class name."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Return a file's content and header. Raises UserError naming file and line."""
@@ -33,5 +33,5 @@ class FileConfigSource(file_config_source.FileConfigSource):
 
 
 def install() -> None:
-    """Let Hydra read config files through this source (again is harmless)."""
+    """Let Hydra read config files through this source; may be called again."""
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource

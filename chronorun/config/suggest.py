@@ -10,7 +10,7 @@ SEE_HYDRA_HELP = "see chronorun train --hydra-help"
 
 
 def nearest(wrong: str, names: Iterable[str]) -> str | None:
-    """Return the name a person most likely meant, or None when none is near."""
+    """Return the name that was most likely meant; None if none is close."""
     known = sorted(names)
     # Often the field is right and only its group is missing: max_steps -> training.max_steps.
     leaf = wrong.rpartition(".")[2]
@@ -25,6 +25,6 @@ def nearest(wrong: str, names: Iterable[str]) -> str | None:
 
 
 def next_step(wrong: str, names: Iterable[str], otherwise: str) -> str:
-    """Return ``did you mean X?``, or what to do when no name is near."""
+    """Return ``did you mean X?``, or ``otherwise`` if no name is close."""
     close = nearest(wrong, names)
     return f"did you mean {close}?" if close else otherwise

@@ -1,4 +1,4 @@
-"""Nothing that a configuration names is called, but the plugins that Hydra itself found."""
+"""Refuse configuration that would call code, except installed Hydra plugins."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NODES = ("launcher", "sweeper", "callbacks", "job_logging", "hydra_logging")
-"""The parts of Hydra's node that it makes objects of."""
+"""Parts of Hydra's node that it instantiates."""
 _CALLING = {"_target_": "", "()": r".*_logging\b", "class": r".*_logging\b"}
-"""Keys whose value is called, and the nodes in which it is."""
+"""Keys whose value is called, and the nodes (a regular expression) in which it is."""
 _ALLOWED = (
     (r"hydra\.callbacks\.\w+\._target_", r"hydra\.experimental\.callbacks\.[A-Z]\w+"),
     (r"hydra\.sweeper\.sampler\._target_", r"optuna\.samplers\.[A-Z]\w+"),
@@ -23,10 +23,10 @@ _ALLOWED = (
 
 
 def refuse_targets(hydra: DictConfig) -> None:
-    """Refuse what Hydra's own node would have called. Raises UserError naming key and value.
+    """Refuse callables in Hydra's own node. Raises UserError naming key and value.
 
-    Launchers and sweepers are plugins, chosen by name from those installed; a run may be pickled by
-    Hydra's callback for ``--experimental-rerun``. Anything else that is named is code of nobody's.
+    Allowed are installed launchers and sweepers, logging classes, and Hydra's callbacks, one of
+    which pickles a run for ``--experimental-rerun``.
     """
     for name in NODES:
         for path, value in _called(_plain(hydra, name), f"hydra.{name}"):
@@ -45,7 +45,7 @@ def _plain(hydra: DictConfig, name: str) -> Any:
     if not OmegaConf.is_config(node):
         return node
     try:
-        # An interpolation may stand for a whole node.
+        # An interpolation may resolve to a whole node.
         return OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException:
         return OmegaConf.to_container(node, resolve=False)

@@ -1,6 +1,6 @@
-"""Read one YAML file of a configuration; what is wrong with it is said with file and line.
+"""Read one YAML file of a configuration; errors name the file and the line.
 
-Hydra reads through a source of its own, which ``source.py`` replaces by this.
+Hydra reads config files through this, too (``source.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HEADER = re.compile(r"#\s*@(\S+)\s+(\S+)\s*")
 def read_yaml(path: Path) -> tuple[dict[str, str | None], Any]:
     """Return a file's header (``# @package _global_``) and its content, an OmegaConf mapping.
 
-    Raises UserError naming file and line for what is no YAML, or none of a configuration.
+    Raises UserError naming file and line if the file is not YAML or not a configuration.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> tuple[dict[str, str | None], Any]:
 
 
 def wrong(path: Path, line: int, what: str, rule: str) -> UserError:
-    """Return the error of a line of a file, numbered from 1."""
+    """Return the error for a line of a file; lines count from 1."""
     said = " ".join(what.split()).rstrip(".")
     return UserError(
         f"configuration: {path} line {line}: {said}, expected {rule}; correct the file"
@@ -63,7 +63,7 @@ def _stream(text: str) -> Any:
 def _text(path: Path) -> str:
     data = path.read_bytes()
     try:
-        # An editor's byte order mark says nothing.
+        # Some editors put a byte order mark first.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -85,7 +85,7 @@ def _header(path: Path, text: str) -> dict[str, str | None]:
 
 
 def _node(path: Path, text: str) -> Node | None:
-    """Return the file's top node, a mapping; None for a file that holds nothing but comments."""
+    """Return the file's top node, a mapping; None if the file holds only comments."""
     import yaml
 
     node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -142,7 +142,7 @@ def _wrong_yaml(path: Path, text: str, error: Exception) -> UserError:
     if mark is not None:
         what = getattr(error, "problem", None) or getattr(error, "context", None) or "no YAML"
         return wrong(path, mark.line + 1, str(what), "YAML")
-    # A character that YAML does not take at all.
+    # A character that is not allowed in YAML.
     place = getattr(error, "position", 0)
     return wrong(path, text.count("\n", 0, place) + 1, f"character {text[place]!r}", "YAML")
 
@@ -168,7 +168,7 @@ def _scalars(node: Node) -> Iterator[Node]:
 
 
 def line_naming(path: Path, name: str) -> int | None:
-    """Return the line of a file's defaults list that names something; None where none does."""
+    """Return the line of a file's defaults list that holds a name; None if none does."""
     import yaml
 
     try:

@@ -1,4 +1,4 @@
-"""Doing all there is to do at an end, whatever of it fails."""
+"""Run every clean-up step even if some fail."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 
 def first_problem(tasks: Iterable[Callable[[], object]]) -> Exception | None:
-    """Do all tasks in order, whichever of them fail; return the first exception."""
+    """Run all tasks in order, even if some fail; return the first exception."""
     problem = None
     for task in tasks:
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from chronorun.config.governance import ControlConfig
 from chronorun.core.jsonl import JsonlWriter
+from chronorun.core.run_files import log_file
 from chronorun.core.state import from_plain, to_plain
 from chronorun.errors import UserError
 from chronorun.governance.decisions import ControlDecision
@@ -89,7 +90,7 @@ class Controller:
         self.run_id = run_id
         self.close()
         if self._writer is None:
-            self._file = JsonlWriter(self.output_dir / run_id / "control_decisions.jsonl")
+            self._file = JsonlWriter(self.output_dir / run_id / log_file("control_decisions"))
             self._writer = self._file
 
     def close(self) -> None:

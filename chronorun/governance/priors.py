@@ -13,10 +13,10 @@ import msgspec
 
 from chronorun.config.governance import ControlConfig
 from chronorun.core.files import write_atomically
+from chronorun.core.run_files import PRIORS
 from chronorun.errors import UserError
 from chronorun.governance.policy import MODES, ControlState
 
-FILE_NAME = "priors.json.gz"
 _SHORT = {
     "layer_id": "l",
     "fragility": "f",
@@ -96,7 +96,7 @@ def load_priors(path: str | Path) -> dict[int, LayerPriors]:
     """
     file = Path(path)
     if file.is_dir():
-        file = file / FILE_NAME
+        file = file / PRIORS
     try:
         data = file.read_bytes()
         if data[:2] == b"\x1f\x8b":
@@ -107,7 +107,7 @@ def load_priors(path: str | Path) -> dict[int, LayerPriors]:
         return {int(key): _read(int(key), entry) for key, entry in entries.items()}
     except FileNotFoundError:
         raise UserError(
-            f"priors: {file} does not exist, expected a run folder or its {FILE_NAME}; "
+            f"priors: {file} does not exist, expected a run folder or its {PRIORS}; "
             f"correct governance.priors_from"
         ) from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, msgspec.DecodeError) as error:

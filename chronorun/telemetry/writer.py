@@ -11,6 +11,7 @@ import msgspec
 
 from chronorun.core.files import write_atomically
 from chronorun.core.jsonl import EMPTY_LOG, JsonlWriter, LogState, encode_json, read_jsonl
+from chronorun.core.run_files import MANIFEST, log_file
 from chronorun.errors import StorageError
 from chronorun.telemetry.events import RoutingEvent
 from chronorun.telemetry.snapshots import SystemSnapshot
@@ -33,9 +34,9 @@ class TelemetryWriter:
         self.run_id = run_id
         self.run_dir = Path(output_dir) / run_id
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.events_path = self.run_dir / "routing_events.jsonl"
-        self.snapshots_path = self.run_dir / "snapshots.jsonl"
-        self.manifest_path = self.run_dir / "run_manifest.json"
+        self.events_path = self.run_dir / log_file("routing_events")
+        self.snapshots_path = self.run_dir / log_file("snapshots")
+        self.manifest_path = self.run_dir / MANIFEST
         self._writers: dict[str, JsonlWriter] = {}
         if resume is not None:
             try:
@@ -103,7 +104,7 @@ class TelemetryWriter:
 def write_manifest(run_dir: Path, manifest: Mapping[str, Any]) -> None:
     """Write ``run_manifest.json`` into a run folder, atomically."""
     text = msgspec.json.format(encode_json(dict(manifest)), indent=2)
-    write_atomically(run_dir / "run_manifest.json", text + b"\n")
+    write_atomically(run_dir / MANIFEST, text + b"\n")
 
 
 def load_events(path: str | Path) -> list[RoutingEvent]:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from chronorun.config.run import RunConfig
+from chronorun.core.run_files import TRAIN_LOG
 from chronorun.core.tracker import RunInfo, Tracker
 from chronorun.tracking.logfile import LogFileTracker
 from chronorun.tracking.progress import progress_tracker
@@ -73,7 +74,7 @@ def build_trackers(
 
     Without one it goes to standard error, as a live bar or as lines; ``quiet``: nowhere.
     """
-    group = TrackerGroup([LogFileTracker(run_dir / "train.log")])
+    group = TrackerGroup([LogFileTracker(run_dir / TRAIN_LOG)])
     if not quiet:
         group.trackers.insert(0, progress_tracker(config.tracking, console))
     if chosen_mode(config.tracking.wandb) != "disabled":

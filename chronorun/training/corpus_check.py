@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from chronorun.core.processes import Processes
+from chronorun.core.run_files import MANIFEST, TOKENIZER
 from chronorun.data import TokenizedCorpus
 from chronorun.data.tokenizer import TOKENIZER_FILE, load_tokenizer
 from chronorun.errors import StorageError, UserError
@@ -22,7 +23,7 @@ def check_same_corpus(
     same UserError; nothing in the run folder is touched.
     """
     found = _change(run_dir, corpus) if processes.is_first else ""
-    manifest = run_dir / "run_manifest.json"
+    manifest = run_dir / MANIFEST
     lost = processes.is_first and not _manifest(run_dir).get("corpus_hash")
     # The first process will write a new manifest: the others must not compare with that one.
     change = processes.from_first(found)
@@ -49,7 +50,7 @@ def _change(run_dir: Path, corpus: TokenizedCorpus) -> str:
             f"the text of data.source is another one than the run's (corpus_hash="
             f"{corpus.corpus_hash[:12]}, expected {was[:12]} as in {run_dir / 'run_manifest.json'})"
         )
-    saved, made = run_dir / "tokenizer" / TOKENIZER_FILE, corpus.folder / TOKENIZER_FILE
+    saved, made = run_dir / TOKENIZER / TOKENIZER_FILE, corpus.folder / TOKENIZER_FILE
     if _is_whole(saved) and saved.read_bytes() != made.read_bytes():
         return (
             f"the tokenizer made from this text is another one than the run's ({made}, expected "
@@ -69,8 +70,6 @@ def _is_whole(tokenizer: Path) -> bool:
 
 def _manifest(run_dir: Path) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(
-            (run_dir / "run_manifest.json").read_bytes(), type=dict[str, Any]
-        )
+        return msgspec.json.decode((run_dir / MANIFEST).read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError):
         return {}

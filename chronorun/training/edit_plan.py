@@ -8,6 +8,7 @@ from pathlib import Path
 from chronorun.config.edits import EditsKind
 from chronorun.config.run import RunConfig
 from chronorun.core.jsonl import read_jsonl
+from chronorun.core.run_files import log_file
 from chronorun.errors import UserError
 from chronorun.lifecycle.decide.actions import Action
 from chronorun.lifecycle.decide.cycle import advance
@@ -35,7 +36,7 @@ def planned_edits(run_dir: Path) -> list[PlannedEdit]:
 
     Raises UserError where the folder has no log of them.
     """
-    log = run_dir / "lifecycle_decisions.jsonl"
+    log = run_dir / log_file("lifecycle_decisions")
     if not log.is_file():
         raise UserError(
             f"configuration: edits.source={run_dir}, expected the folder of a run with "

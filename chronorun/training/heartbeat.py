@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from chronorun.core.processes import digest_plain
+from chronorun.core.run_files import ARCHIVE, PRIORS
 from chronorun.errors import UserError
 from chronorun.governance import ChronoLens, ControlDecision, Controller, save_priors
 from chronorun.lifecycle import Action, LifecycleCoordinator, LifecycleDecision
@@ -117,7 +118,7 @@ class Heartbeat:
             lenses=self.lenses,
             probe=self.probe,
             logs=self.logs.lifecycle,
-            archive_dir=self.context.run_dir / "archive",
+            archive_dir=self.context.run_dir / ARCHIVE,
             run_id=config.run_id,
             seed=config.seed,
             steps_announced=True,
@@ -204,7 +205,7 @@ class Heartbeat:
         if self.controller is not None:
             save_priors(
                 self.controller.get_all_states(),
-                run_dir / "priors.json.gz",
+                run_dir / PRIORS,
                 self.config.governance,
             )
 

@@ -10,18 +10,10 @@ from typing import Any
 from chronorun.core.closing import first_problem
 from chronorun.core.files import fsync_dir, sha256_file
 from chronorun.core.jsonl import JsonlWriter, LogState, orphan_bytes, refuse_link
+from chronorun.core.run_files import LOGS, log_file
 from chronorun.core.state import from_plain, to_plain
-from chronorun.lifecycle.record.logs import NAMES as LIFECYCLE_LOGS, LifecycleLogs
+from chronorun.lifecycle.record.logs import LifecycleLogs
 
-NAMES = (
-    "metrics",
-    "routing_events",
-    "snapshots",
-    "control_decisions",
-    "scenario_events",
-    *LIFECYCLE_LOGS,
-    "timings",
-)
 AT_ONCE = ("metrics", "timings")
 """Every run has these from its start; the others appear with their first record."""
 WALL_CLOCK = "timings"
@@ -104,7 +96,7 @@ class RunLogs:
         self, run_dir: Path, resume: Mapping[str, Any] | None = None, *, writes: bool = True
     ) -> None:
         self.run_dir = run_dir
-        self._logs = {name: _log(run_dir, name, resume or {}, writes) for name in NAMES}
+        self._logs = {name: _log(run_dir, name, resume or {}, writes) for name in LOGS}
         for name in AT_ONCE:
             self._logs[name].create()
         self.metrics = self._logs["metrics"]
@@ -140,7 +132,7 @@ class RunLogs:
 
 
 def _log(run_dir: Path, name: str, resume: Mapping[str, Any], writes: bool) -> RunLog:
-    path = run_dir / f"{name}.jsonl"
+    path = run_dir / log_file(name)
     if not writes:
         return RunLog(path, None, writes=False)
     refuse_link(path)

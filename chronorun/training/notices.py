@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from chronorun.config.run import RunConfig
 from chronorun.config.scenario import ScenarioKind
+from chronorun.core.run_files import CONFIG
 from chronorun.training.schedule import learning_rate
 
 JUMP = 0.05
@@ -60,7 +61,7 @@ def _jump(config: RunConfig, step: int, planned: int) -> Iterator[str]:
 def planned_steps(run_dir: Path) -> int | None:
     """Return ``training.max_steps`` of a run's saved configuration; None where it does not say."""
     try:
-        found = OmegaConf.select(OmegaConf.load(run_dir / "config.yaml"), "training.max_steps")
+        found = OmegaConf.select(OmegaConf.load(run_dir / CONFIG), "training.max_steps")
     except Exception:
         # Whatever ails the file: nothing but a notice hangs on it.
         return None

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from chronorun.config.run import RunConfig
 from chronorun.core.files import write_atomically
 from chronorun.core.jsonl import encode_json
+from chronorun.core.run_files import CONFIG, SUMMARY, TOKENIZER
 from chronorun.data import TokenizedCorpus
 from chronorun.telemetry.manifest import create_run_manifest
 from chronorun.telemetry.writer import write_manifest
@@ -35,9 +36,9 @@ def open_run_folder(
     named = _with_run_id(composed, config.run_id)
     # resolve=False: the value of an interpolation (a secret, say) is not written down.
     text = OmegaConf.to_yaml(named, resolve=False).encode()
-    write_atomically(run_dir / "config.yaml", text)
+    write_atomically(run_dir / CONFIG, text)
     write_manifest(run_dir, _manifest(config, named, corpus, device, processes))
-    corpus.save_tokenizer(run_dir / "tokenizer")
+    corpus.save_tokenizer(run_dir / TOKENIZER)
     # A job of a sweep lies elsewhere than under its own id.
     if run_dir == Path(config.output_dir) / config.run_id:
         point_at_newest(run_dir)
@@ -107,4 +108,4 @@ def finish_run_folder(run_dir: Path, summary: dict[str, Any], logs: RunLogs) -> 
     """Write ``summary.json``, atomically, with the final sha256 of each log under ``logs``."""
     record = summary | {"logs": logs.hashes()}
     text = msgspec.json.format(encode_json(record), indent=2)
-    write_atomically(run_dir / "summary.json", text + b"\n")
+    write_atomically(run_dir / SUMMARY, text + b"\n")

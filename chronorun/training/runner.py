@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from chronorun.config.run import RunConfig
 from chronorun.core.processes import ALONE, Processes
+from chronorun.core.run_files import CHECKPOINTS, TOKENIZER
 from chronorun.core.threads import default_threads
 from chronorun.core.tracker import RunInfo, Tracker
 from chronorun.data import TokenizedCorpus, load_corpus
@@ -80,7 +81,7 @@ def _corpus(
     """Return the corpus, which for a run that goes on is the one it was started with."""
     goes_on = config.resume is not None and bool(list_checkpoints(run_dir))
     keeps = goes_on and (config.data.accept_changes or keeps_tokenizer(run_dir))
-    own = run_dir / "tokenizer" if keeps else None
+    own = run_dir / TOKENIZER if keeps else None
     shortest = config.model.context_length + 1
     with processes.first_goes_ahead():
         corpus = load_corpus(
@@ -112,7 +113,7 @@ def _checkpoint_to_resume(config: RunConfig, run_dir: Path, trackers: Tracker) -
     asked = Path(config.resume)
     notices: list[str] = []
     checkpoint: Checkpoint | None
-    if asked.parent.name == "checkpoints":
+    if asked.parent.name == CHECKPOINTS:
         checkpoint = load_checkpoint(asked)
     else:
         checkpoint, notices = newest_good_checkpoint(run_dir)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
-from yaml import YAMLError
 
 from chronorun.config.fields import LARGEST_SEED
 from chronorun.config.pasting import resume_command
 from chronorun.config.run import RunConfig
+from chronorun.config.saved import read_run_config as read_run_config
+from chronorun.core.run_files import CONFIG, TOKENIZER
 from chronorun.core.state import unpack
 from chronorun.data import Tokenizer, load_tokenizer
 from chronorun.errors import StorageError, UserError
@@ -28,25 +27,6 @@ from chronorun.training.heartbeat import attach_lens
 
 LOWEST_TEMPERATURE = 1e-30
 """Above 0, what logits in float32 can be divided by."""
-
-
-def read_run_config(run_dir: Path) -> RunConfig:
-    """Read ``config.yaml`` of a run folder. Raises UserError when this is not one."""
-    path = run_dir / "config.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"run: {run_dir} is not a run folder (no config.yaml); name one, such as outputs/run"
-        )
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
-        config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise StorageError(
-            f"run: {path} is not a run's configuration ({first}); restore the file"
-        ) from error
-    assert isinstance(config, RunConfig)
-    return config
 
 
 def _pick_checkpoint(run_dir: Path, which: str) -> Checkpoint:
@@ -92,10 +72,10 @@ def load_run_model(run_dir: Path, checkpoint: str = "last") -> tuple[GPT, Tokeni
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
         raise StorageError(
-            f"checkpoint: {saved.path} does not fit {run_dir / 'config.yaml'} ({first}); "
+            f"checkpoint: {saved.path} does not fit {run_dir / CONFIG} ({first}); "
             f"name a checkpoint of this run"
         ) from error
-    return model.eval(), load_tokenizer(run_dir / "tokenizer"), config
+    return model.eval(), load_tokenizer(run_dir / TOKENIZER), config
 
 
 def _attach_lenses(model: GPT, saved: Checkpoint, config: RunConfig) -> None:

@@ -497,8 +497,8 @@ def test_what_is_no_run_is_refused(chronorun: Chronorun, tmp_path: Path) -> None
     done = chronorun("replay", ".")
     assert done.returncode == 2
     assert done.stderr == (
-        "chronorun: error: replay: config.yaml is missing, expected the configuration that the run "
-        "decided by; name the folder of a run such as outputs/run\n"
+        "chronorun: error: replay: . is not a run folder (no config.yaml); name one, such as "
+        "outputs/run\n"
     )
 
 

@@ -50,5 +50,11 @@ def test_yaml_that_asks_for_objects(
     (run / name).write_text(text, encoding="utf-8")
     done = run_command(place, "train", "resume=outputs/x")
     assert done.code == 3, done.told
-    assert done.err == f"chronorun: error: resume: outputs/x/{name} is not YAML; restore the file\n"
+    wrong = {
+        ".hydra/overrides.yaml": "YAML",
+        "config.yaml": "a run's configuration (could not determine a constructor for the tag "
+        "'tag:yaml.org,2002:python/object/apply:os.mkdir')",
+    }
+    told = f"chronorun: error: resume: outputs/x/{name} is not {wrong[name]}; restore the file\n"
+    assert done.err == told
     assert count("hostile run folders call nothing", not list(place.rglob("called")))

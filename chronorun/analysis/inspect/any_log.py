@@ -11,6 +11,7 @@ from typing import Any
 from chronorun.analysis.inspect.filters import Filters
 from chronorun.analysis.reading.run import Notices, read_records
 from chronorun.analysis.reading.series import Series
+from chronorun.core.run_files import log_file
 from chronorun.core.words import finite, shown
 from chronorun.errors import UserError
 
@@ -68,7 +69,7 @@ def first_kind(path: Path) -> str:
     """Return the kind of a log by its first record, or its name where it has none."""
     for _, record in read_records(path):
         return kind_of(record)
-    return "lifecycle_decisions" if path.name == "lifecycle_decisions.jsonl" else "unknown"
+    return "lifecycle_decisions" if path.name == log_file("lifecycle_decisions") else "unknown"
 
 
 def scan_log(path: Path, filters: Filters, row: Row | None = None) -> LogView:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chronorun.analysis.reading.records import Decision, Losses
 from chronorun.analysis.reading.run import LONGEST_LINE, Run, T, typed_lines
+from chronorun.core.run_files import SUMMARY, log_file
 from chronorun.errors import StorageError, UserError
 
 POLL_SECONDS = 0.5
@@ -63,7 +64,7 @@ class Following:
     def done(self) -> bool:
         """Return whether the run's summary says that it has completed."""
         try:
-            return self.run.json("summary.json").get("status") == "completed"
+            return self.run.json(SUMMARY).get("status") == "completed"
         except StorageError:
             # Caught while it is being replaced.
             return False
@@ -83,7 +84,7 @@ def follow(run: Run, wait: float = POLL_SECONDS) -> Iterator[Decision | Losses]:
 
 def followable(path: Path) -> Run:
     """Return the run to follow. Raises UserError for what is no run's folder or decisions file."""
-    folder = path.parent if path.name == "lifecycle_decisions.jsonl" else path
+    folder = path.parent if path.name == log_file("lifecycle_decisions") else path
     if not folder.is_dir():
         raise UserError(
             f"inspect: --follow {path}, expected a run's folder or its lifecycle_decisions.jsonl; "

@@ -10,12 +10,13 @@ from pathlib import Path
 from chronorun.analysis.inspect.filters import Filters
 from chronorun.analysis.inspect.view import RunView, scan_run
 from chronorun.analysis.reading.records import Decision, Judgement
-from chronorun.analysis.reading.run import LOGS, Notices, Run
+from chronorun.analysis.reading.run import Notices, Run
 from chronorun.analysis.reading.series import Series
+from chronorun.core.run_files import ARCHIVE, CHECKPOINTS, HYDRA, LOGS, TOKENIZER, log_file
 from chronorun.errors import UserError
 
 _DEPTH = 3
-_NO_RUNS_IN = frozenset(("checkpoints", "archive", "tokenizer", "wandb", ".hydra"))
+_NO_RUNS_IN = frozenset((CHECKPOINTS, ARCHIVE, TOKENIZER, "wandb", HYDRA))
 
 
 @dataclass
@@ -32,7 +33,7 @@ def run_folders(folder: Path) -> Iterator[Path]:
     found = []
     for here, names, files in os.walk(folder):
         depth = len(Path(here).relative_to(folder).parts)
-        is_run = not {f"{log}.jsonl" for log in LOGS}.isdisjoint(files)
+        is_run = not {log_file(log) for log in LOGS}.isdisjoint(files)
         if is_run:
             found.append(Path(here))
         stop = is_run or depth >= _DEPTH

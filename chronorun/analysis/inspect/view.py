@@ -15,6 +15,7 @@ from chronorun.analysis.reading.gather import MOST_LAYERS, Gathered
 from chronorun.analysis.reading.records import Decision, Judgement, Transition
 from chronorun.analysis.reading.run import Run
 from chronorun.analysis.reading.series import Series
+from chronorun.core.run_files import MANIFEST
 from chronorun.core.words import finite
 
 
@@ -57,7 +58,7 @@ def scan_run(
     """
     view, names = RunView(path=str(run.folder)), Names()
     if why is not None:
-        view.story = gather_story(run, why, lifecycle_config(run.json("run_manifest.json")))
+        view.story = gather_story(run, why, lifecycle_config(run.json(MANIFEST)))
         for transition in run.typed("expert_transitions", Transition):
             names.add(transition.expert_id)
     view.read(run, _listing(view, filters, names, sink))

@@ -19,9 +19,9 @@ from chronorun.analysis.reading.records import (
 )
 from chronorun.analysis.reading.run import Notices, Run, read_typed
 from chronorun.analysis.reading.series import Point, Series
+from chronorun.core.run_files import DECISIONS, MANIFEST, SUMMARY
 from chronorun.core.words import finite
 
-DECISIONS = "lifecycle_decisions"
 MOST_LAYERS = 64
 _MOST_JUDGEMENTS = 100_000
 _MOST_KINDS = 100
@@ -94,7 +94,7 @@ class Gathered:
         Raises StorageError for a damaged log.
         """
         self.notices = run.notices
-        self.summary, self.manifest = run.json("summary.json"), run.json("run_manifest.json")
+        self.summary, self.manifest = run.json(SUMMARY), run.json(MANIFEST)
         self._read_losses(run)
         self._read_judgements(run)
         if run.path(DECISIONS).is_file():

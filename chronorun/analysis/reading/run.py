@@ -12,20 +12,9 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from chronorun.core.jsonl import BYTE_ORDER_MARK, decode_line
+from chronorun.core.run_files import has_logs, log_file
 from chronorun.errors import StorageError, UserError
 
-LOGS = (
-    "metrics",
-    "routing_events",
-    "snapshots",
-    "control_decisions",
-    "scenario_events",
-    "lifecycle_decisions",
-    "lifecycle_evaluations",
-    "expert_transitions",
-    "basins",
-    "timings",
-)
 LONGEST_LINE = 64 << 20
 """Most bytes of one line: a longer one is not from us, and must not fill the memory."""
 _PIECE = 1 << 18
@@ -230,7 +219,7 @@ class Run:
     @classmethod
     def open(cls, path: Path) -> Run:
         """Open a run folder. Raises UserError for a folder without logs."""
-        if not path.is_dir() or not any((path / f"{name}.jsonl").is_file() for name in LOGS):
+        if not has_logs(path):
             raise UserError(
                 f"run: {path} holds no log of a run, expected a folder with metrics.jsonl or "
                 f"lifecycle_decisions.jsonl; name one such as outputs/run"
@@ -239,8 +228,7 @@ class Run:
 
     def path(self, log: str) -> Path:
         """Return where a log is, or would be."""
-        assert log in LOGS, log
-        return self.folder / f"{log}.jsonl"
+        return self.folder / log_file(log)
 
     def records(self, log: str) -> Iterator[dict[str, Any]]:
         """Yield the records of a log; none where the run has none of that name."""

@@ -13,12 +13,15 @@ from chronorun.analysis.replay.lines import Difference, Differs, first_differenc
 from chronorun.config.compose import compose_run, to_run_config
 from chronorun.config.describe import all_fields, show_value
 from chronorun.config.explain import readable_error
+from chronorun.config.fields import marked
 from chronorun.config.governance import ControlConfig, GovernanceConfig
 from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.config.overrides import check_names, parse_overrides
 from chronorun.config.paths import conf_dir, config_groups
 from chronorun.config.run import RunConfig
+from chronorun.config.saved import saved_config
 from chronorun.config.scenario import ScenarioKind
+from chronorun.core.run_files import CONFIG, MANIFEST
 from chronorun.errors import StorageError, UserError
 
 if TYPE_CHECKING:
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
 DECIDE = ("lifecycle", "governance")
 """Sections that decisions are derived from; the others only tell what the run was."""
 SECTIONS = (*DECIDE, "optimizer", "model", "training", "scenario")
-KEPT = {"lifecycle": ("enabled", "dry_run"), "governance": ("enabled", "priors_from")}
+KEPT = {
+    "lifecycle": marked(LifecycleConfig, "fixed_in_replay"),
+    "governance": marked(GovernanceConfig, "fixed_in_replay"),
+}
 """Fields that say what a run did, not how it decided: no override or preset changes them."""
 REFUSED = tuple(f"{section}.{name}" for section, names in KEPT.items() for name in names)
 
@@ -77,9 +83,9 @@ def load_config(folder: Path) -> RunConfig:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    saved = _saved(folder)
+    saved = saved_config(folder, "replay")
     root = OmegaConf.structured(RunConfig)
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     kind = OmegaConf.select(saved, "edits.kind")
     if kind not in (None, "policy"):
         raise PlannedRunError(
@@ -99,39 +105,21 @@ def load_config(folder: Path) -> RunConfig:
     return to_run_config(root)
 
 
-def _saved(folder: Path) -> Any:
-    from omegaconf import DictConfig, OmegaConf
-
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"replay: {path} is missing, expected the configuration that the run decided by; "
-            f"name the folder of a run such as outputs/run"
-        )
-    try:
-        saved = OmegaConf.load(path)
-    except Exception as error:
-        raise StorageError(f"replay: {path} is not YAML; restore the file") from error
-    if not isinstance(saved, DictConfig):
-        raise StorageError(f"replay: {path} holds no configuration; restore the file")
-    return saved
-
-
 def check_manifest(run: Run) -> None:
     """Raise Differs where config.yaml and the manifest's copy of it decide differently."""
     from omegaconf import OmegaConf
 
-    manifest = run.json("run_manifest.json").get("config")
+    manifest = run.json(MANIFEST).get("config")
     if not isinstance(manifest, dict):
         return
-    saved = OmegaConf.to_container(_saved(run.folder), resolve=False, enum_to_str=True)
+    saved = OmegaConf.to_container(saved_config(run.folder, "replay"), resolve=False)
     assert isinstance(saved, dict)
     for name in SECTIONS:
         found = first_difference(saved.get(name), manifest.get(name), name)
         if found is not None:
             field, logged, derived = found
-            line = _line_of(run.folder / "config.yaml", field)
-            raise Differs(Difference("config.yaml", line, field, logged, derived))
+            line = _line_of(run.folder / CONFIG, field)
+            raise Differs(Difference(CONFIG, line, field, logged, derived))
 
 
 def _line_of(path: Path, field: str) -> int:

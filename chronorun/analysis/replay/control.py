@@ -13,6 +13,7 @@ from chronorun.analysis.replay.config import Deciding
 from chronorun.analysis.replay.lines import Differs, Line, LineStream, at, check
 from chronorun.analysis.replay.result import Tally
 from chronorun.config.governance import GovernanceConfig
+from chronorun.core.run_files import CHECKPOINTS
 from chronorun.errors import StorageError, UserError
 from chronorun.governance.controller import Controller
 from chronorun.governance.priors import LayerPriors, apply_priors_to_state, load_priors
@@ -129,7 +130,7 @@ def find_priors(run: Run, config: GovernanceConfig) -> dict[int, LayerPriors] | 
     """
     if not config.priors_from:
         return {}
-    for folder in sorted((run.folder / "checkpoints").glob("step_*")):
+    for folder in sorted((run.folder / CHECKPOINTS).glob("step_*")):
         kept = _kept_priors(folder / "state.json")
         if kept is not None:
             return kept

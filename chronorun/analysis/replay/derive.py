@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from chronorun.analysis.reading.run import LOGS, Run, open_log, sha256_log
+from chronorun.analysis.reading.run import Run, open_log, sha256_log
 from chronorun.analysis.replay.config import Deciding, check_manifest, deciding, load_config
 from chronorun.analysis.replay.control import ControlReplay
 from chronorun.analysis.replay.lines import (
@@ -39,6 +39,7 @@ from chronorun.analysis.replay.signals import (
 )
 from chronorun.analysis.replay.snapshots import check_layers, check_observed
 from chronorun.config.lifecycle import SplitRelease
+from chronorun.core.run_files import LOGS, SUMMARY, log_file
 from chronorun.lifecycle.decide.actions import Action, Verdict
 from chronorun.lifecycle.decide.cycle import Outcome, advance
 from chronorun.lifecycle.decide.policy_state import PolicyState, due_probations
@@ -86,11 +87,11 @@ def _count_lines(run: Run, log: str) -> int:
 
 def changed_logs(run: Run, notes: list[str]) -> list[str]:
     """Return the files that are not what ``summary.json`` says of them."""
-    hashes = run.json("summary.json").get("logs")
+    hashes = run.json(SUMMARY).get("logs")
     if not isinstance(hashes, dict):
         notes.append("summary.json has no hashes (the run is not over): logs not checked by hash")
         return []
-    names = {f"{log}.jsonl" for log in LOGS}
+    names = {log_file(log) for log in LOGS}
     changed = [
         name
         for name in sorted(names)
@@ -120,7 +121,7 @@ class _Replayer:
         self.transitions = LineStream(run, "expert_transitions")
         self.decisions = LineStream(run, "lifecycle_decisions")
         self.scenario = LineStream(run, "scenario_events")
-        summary = run.json("summary.json")
+        summary = run.json(SUMMARY)
         self.is_over = bool(summary.get("logs"))
         # Its end wrote a line for every decision that was still waiting.
         self.is_completed = summary.get("status") == "completed"

@@ -22,7 +22,8 @@ from chronorun.analysis.replay.control import find_priors, make_controller
 from chronorun.analysis.replay.lines import Line, LineStream
 from chronorun.analysis.replay.projection import OtherHistory
 from chronorun.analysis.replay.signals import settled_debt
-from chronorun.config.lifecycle import TwoModeUse
+from chronorun.config.fields import marked
+from chronorun.config.lifecycle import LifecycleConfig, TwoModeUse
 from chronorun.errors import UserError
 from chronorun.governance.decisions import ControlDecision
 from chronorun.lifecycle.decide.actions import Candidate
@@ -32,12 +33,7 @@ from chronorun.lifecycle.decide.policy_state import PolicyState, due_probations
 from chronorun.lifecycle.decide.signals import LayerSignals
 from chronorun.telemetry.snapshots import SystemSnapshot
 
-EFFECTS = (
-    "cooling_period", "basin_window_size", "spawn_init_strategy", "spawn_ramp_offset",
-    "split_perturbation_scale", "split_router_delta", "split_release", "split_release_shock",
-    "split_release_limit", "merge_weights", "merge_logit_offset", "probe_batch_size",
-    "child_moments", "parent_moments", "merged_moments", "rewarm_steps", "router_change",
-)  # fmt: skip
+EFFECTS = marked(LifecycleConfig, "shapes_edits")
 """Fields that change what an edit does or how it is measured: from the first edit on unknown."""
 
 

@@ -21,8 +21,10 @@ from chronorun.analysis.reading.run import T, read_typed
 from chronorun.bench.evidence.compute import compute_figures
 from chronorun.bench.evidence.course import Course, read_course
 from chronorun.bench.evidence.events import excess_and_recovery
+from chronorun.config.saved import typed_config
 from chronorun.core.jsonl import BYTE_ORDER_MARK
-from chronorun.errors import StorageError
+from chronorun.core.run_files import CONFIG, SUMMARY, log_file
+from chronorun.errors import ChronorunError, StorageError
 from chronorun.lifecycle.record.telling import ACTIONS
 
 Figures = dict[str, float | None]
@@ -38,7 +40,7 @@ def run_metrics(run_dir: Path) -> Figures:
     config.yaml, or with a log that is damaged.
     """
     summary, config = _summary(run_dir), _config(run_dir)
-    course = read_course(run_dir / "metrics.jsonl")
+    course = read_course(run_dir / log_file("metrics"))
     figures: Figures = {
         "val_loss": _number(summary.get("val_loss")),
         "val_loss_per_byte": _number(summary.get("val_loss_per_byte")),
@@ -46,10 +48,10 @@ def run_metrics(run_dir: Path) -> Figures:
     }
     domains = summary.get("val_loss_by_domain") or {}
     figures |= {f"val_loss/{name}": _number(loss) for name, loss in domains.items()}
-    figures |= excess_and_recovery(run_dir / "scenario_events.jsonl", course)
+    figures |= excess_and_recovery(run_dir / log_file("scenario_events"), course)
     figures |= _health(run_dir, course)
     figures |= _edits(run_dir, summary, managed=bool(config.lifecycle.enabled))
-    figures |= compute_figures(run_dir / "scenario_events.jsonl", summary, config, course)
+    figures |= compute_figures(run_dir / log_file("scenario_events"), summary, config, course)
     return figures
 
 
@@ -67,7 +69,7 @@ def _number(value: Any) -> float | None:
 
 
 def _summary(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "summary.json"
+    path = run_dir / SUMMARY
     try:
         found = msgspec.json.decode(
             path.read_bytes().removeprefix(BYTE_ORDER_MARK), type=dict[str, Any]
@@ -81,18 +83,12 @@ def _summary(run_dir: Path) -> dict[str, Any]:
 
 
 def _config(run_dir: Path) -> Any:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    from chronorun.config.run import RunConfig
-
-    path = run_dir / "config.yaml"
     try:
-        return OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        return typed_config(run_dir, "bench")
+    except ChronorunError as error:
         raise StorageError(
-            f"bench: {path} cannot be read, expected the configuration of a run; run the job again"
+            f"bench: {run_dir / CONFIG} cannot be read, expected the configuration of a run; "
+            f"run the job again"
         ) from error
 
 
@@ -108,7 +104,7 @@ class _Loads:
 
 
 def _health(run_dir: Path, course: Course) -> Figures:
-    loads = _loads(run_dir / "snapshots.jsonl")
+    loads = _loads(run_dir / log_file("snapshots"))
     n_eff, dropped = course.layer_means("n_effective"), course.layer_means("dropped_fraction")
     known = loads is not None and loads.max_vio
     return {
@@ -145,7 +141,7 @@ def _edits(run_dir: Path, summary: Mapping[str, Any], *, managed: bool) -> Figur
     figures: Figures = {f"edits/{a}": None if counts is None else counts.get(a, 0) for a in ACTIONS}
     figures["edits"] = None if counts is None else sum(counts.get(a, 0) for a in ACTIONS)
     figures["rollbacks"] = figures["edits/ROLLBACK"]
-    figures |= _verdicts(run_dir / "lifecycle_evaluations.jsonl", managed)
+    figures |= _verdicts(run_dir / log_file("lifecycle_evaluations"), managed)
     figures |= _benefits(run_dir)
     return {name: _number(figure) for name, figure in figures.items()}
 
@@ -161,13 +157,13 @@ def _benefits(run_dir: Path) -> Figures:
     """Return the means over the edits that were judged, of what was expected and what came."""
     realised = {
         judged.seq: judged.realised
-        for line in _if_there(run_dir / "lifecycle_evaluations.jsonl", Judged)
+        for line in _if_there(run_dir / log_file("lifecycle_evaluations"), Judged)
         for judged in line.judgements
         if judged.realised is not None
     }
     predicted = [
         benefit
-        for line in _if_there(run_dir / "lifecycle_decisions.jsonl", Decision)
+        for line in _if_there(run_dir / log_file("lifecycle_decisions"), Decision)
         if line.seq in realised
         and (benefit := number(scalars(line.metrics_at_decision), "predicted_benefit")) is not None
     ]

@@ -12,6 +12,7 @@ from chronorun.analysis.reading.series import Point
 from chronorun.bench.evidence.comparisons import LIFECYCLE, STATIC
 from chronorun.bench.evidence.course import read_course
 from chronorun.bench.evidence.results import JobResult
+from chronorun.core.run_files import log_file
 from chronorun.errors import ChronorunError
 
 MOST_POINTS = 200
@@ -73,7 +74,7 @@ def _key(result: JobResult) -> ArmKey:
 
 def _read(folder: Path) -> Curve | None:
     try:
-        found = read_course(folder / "metrics.jsonl")
+        found = read_course(folder / log_file("metrics"))
     except (ChronorunError, OSError):
         return None
     curve = Curve(dict(zip(found.steps, found.losses, strict=True)))

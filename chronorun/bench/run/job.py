@@ -19,6 +19,7 @@ from chronorun.config.bench import FOLLOWERS, OnError
 from chronorun.config.run import plain_name
 from chronorun.core.files import write_atomically
 from chronorun.core.jsonl import encode_json
+from chronorun.core.run_files import ARCHIVE, CHECKPOINTS, HYDRA, TRAIN_LOG
 from chronorun.errors import RunInterrupted, StorageError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ ERROR_FILE = "error.txt"
 BEGUN = ".begun.json"
 """While a job runs: the record it gets if its process is killed."""
 _GATE = ".gate.json"
-_HYDRAS = (".hydra", "train.log")
+_HYDRAS = (HYDRA, TRAIN_LOG)
 
 
 class Gate(msgspec.Struct):
@@ -205,7 +206,7 @@ class _Job:
         metrics = run_metrics(self.run_dir)
         wall = wall_figures(self.run_dir) | {"peak_memory_bytes": memory.peak_bytes}
         if not self.composed.bench.keep_checkpoints:
-            for name in ("checkpoints", "archive"):
+            for name in (CHECKPOINTS, ARCHIVE):
                 shutil.rmtree(self.run_dir / name, ignore_errors=True)
         return self.result("completed", metrics=metrics, wall=wall)
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chronorun.core.jsonl import JsonlWriter
-
-NAMES = ("lifecycle_decisions", "lifecycle_evaluations", "expert_transitions", "basins")
+from chronorun.core.run_files import LIFECYCLE_LOGS, log_file
 
 
 class RecordWriter(Protocol):
@@ -48,9 +47,9 @@ class LifecycleLogs:
     @classmethod
     def nowhere(cls) -> LifecycleLogs:
         """Return logs that forget."""
-        return cls(*(Nowhere() for _ in NAMES))
+        return cls(*(Nowhere() for _ in LIFECYCLE_LOGS))
 
     @classmethod
     def in_folder(cls, folder: str | Path) -> LifecycleLogs:
         """Open new log files in a folder. Raises StorageError where one holds records already."""
-        return cls(*(JsonlWriter(Path(folder) / f"{name}.jsonl") for name in NAMES))
+        return cls(*(JsonlWriter(Path(folder) / log_file(name)) for name in LIFECYCLE_LOGS))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from chronorun.core.files import TEMPORARY, fsync_dir, sha256_file
 from chronorun.core.jsonl import encode_json
 from chronorun.core.processes import ALONE, Processes
+from chronorun.core.run_files import ARCHIVE, CHECKPOINTS
 from chronorun.core.tensor_files import load_tensors
 from chronorun.errors import ChronorunError, StorageError
 from chronorun.training.checkpoints.manifest import (
@@ -49,7 +50,7 @@ class Checkpoint:
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
     """Return the folder of a step's checkpoint."""
-    return run_dir / "checkpoints" / f"step_{step:08d}"
+    return run_dir / CHECKPOINTS / f"step_{step:08d}"
 
 
 def save_checkpoint(
@@ -176,7 +177,7 @@ def step_of(path: Path) -> int:
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """Return the checkpoint folders of a run, oldest first."""
-    folder = run_dir / "checkpoints"
+    folder = run_dir / CHECKPOINTS
     if not folder.is_dir():
         return []
     found = (p for p in folder.iterdir() if re.fullmatch(r"step_\d{8,}", p.name))
@@ -230,11 +231,11 @@ def set_aside_newer(run_dir: Path, step: int) -> list[str]:
 
 def remove_leftovers(run_dir: Path) -> None:
     """Remove what a killed save, removal or write of a file left behind."""
-    folder = run_dir / "checkpoints"
+    folder = run_dir / CHECKPOINTS
     for pattern in (".partial-*", ".removed-*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
-    for written in (run_dir, run_dir / "archive"):
+    for written in (run_dir, run_dir / ARCHIVE):
         for path in written.glob(TEMPORARY):
             path.unlink(missing_ok=True)
 

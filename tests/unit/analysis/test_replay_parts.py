@@ -107,9 +107,12 @@ def test_only_what_decides_is_read_and_interpolations_are_resolved(tmp_path: Pat
 
 
 def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"config\.yaml is missing"):
+    with pytest.raises(UserError, match=r"is not a run folder \(no config\.yaml\)"):
         load_config(tmp_path)
-    with pytest.raises(StorageError, match="holds no configuration; restore the file"):
+    with pytest.raises(
+        StorageError,
+        match=r"configuration \(no mapping\); restore the file",
+    ):
         load_config(saved(tmp_path, "[1, 2]\n"))
     with pytest.raises(StorageError, match=r"lifecycle\.prune_patience=much"):
         load_config(saved(tmp_path, "lifecycle: {prune_patience: much}\n"))

@@ -66,7 +66,11 @@ def start(shell: str, folder: Path) -> Terminal:
     }
     arguments, setup = SETUP[shell]
     terminal = Terminal(arguments, environment)
-    for line in [*setup, "echo READY-$((40 + 2))" if shell != "fish" else "echo READY-(math 42)"]:
+    for line in [
+        *setup,
+        "cd",
+        "echo READY-$((40 + 2))" if shell != "fish" else "echo READY-(math 42)",
+    ]:
         terminal.type(line + "\n")
     assert "READY-42" in terminal.read_until("READY-42")
     return terminal
@@ -76,6 +80,8 @@ def start(shell: str, folder: Path) -> Terminal:
 def test_tab_completes_in_a_real_shell(shell: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run" / "notes.txt").touch()
     terminal = start(shell, tmp_path)
     try:
         for typed, rest in (
@@ -85,6 +91,10 @@ def test_tab_completes_in_a_real_shell(shell: str, tmp_path: Path) -> None:
             ("chronorun train optimizer.sch", "edule="),
             ("chronorun train lifecycle/spawn=e", "ager"),
             ("chronorun train tracking.wandb.mode=off", "line"),
+            ("chronorun inspect my", "\\ run/"),
+            ("chronorun inspect my\\ r", "un/"),
+            ("chronorun inspect 'my", " run/"),
+            ("chronorun train data.files=my\\ run/no", "tes.txt"),
         ):
             terminal.type(typed)
             terminal.read_until(typed[-3:], timeout_s=2.0)

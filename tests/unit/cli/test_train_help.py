@@ -40,9 +40,10 @@ def test_defaults_are_those_of_a_run_and_options_are_marked(page: str) -> None:
 def test_the_lifecycle_has_meaning_unit_and_range(page: str) -> None:
     for text in (
         "lifecycle.spawn_patience=5\n"
-        "        a layer starves so long before a spawn; in checkpoints; >= 1\n",
+        "        evaluations a layer must starve before a spawn; >= 1\n",
         "lifecycle.split_share_ratio=null\n"
-        "        overloaded above this multiple of the even share, too (null: off); > 1\n",
+        "        multiple of the even share above which an expert is also overloaded\n"
+        "        (null: off); > 1\n",
         "lifecycle.split_two_mode=off\n",
         "zero_m | zero | inherit | scale | zero_no_rewarm\n",
     ):

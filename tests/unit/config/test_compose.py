@@ -222,7 +222,7 @@ def test_a_mistake_gets_one_line(override: str, message: str) -> None:
         (
             "run_id=a,b",
             "command line: run_id=a,b, expected one value for the whole sweep; "
-            "each job has a folder of its own below it",
+            "each job has its own folder below it",
         ),
     ],
 )

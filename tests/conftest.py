@@ -22,7 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Before anything imports torch: workers that compute on all cores hinder each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ("levels", "reliability.kept")
+pytest_plugins = ("levels", "reliability.kept", "cli_in_process")
 
 NANO = (
     "data=synthetic",

@@ -21,7 +21,7 @@ RUNS = {
     ),
     "merged": (
         *BASE, "data=stdlib", "scenario=planted_redundancy", "lifecycle=aggressive",
-        "training.eval_interval=20", "training.max_steps=220",
+        "training.eval_interval=20", "training.max_steps=300",
     ),
     "planted": (
         *QUICK, "lifecycle=aggressive", "scenario=planted_two_mode", "scenario.start_step=60",

@@ -23,7 +23,7 @@ from chronorun.core.lock import exclusive
 SMALL = (
     "bench=quick",
     "data=synthetic",
-    "training.max_steps=60",
+    "training.max_steps=40",
     "training.eval_interval=5",
     "training.batch_size=4",
     "training.eval_batches=1",
@@ -246,7 +246,13 @@ def test_workers_share_a_sweep_and_stop_it(tmp_path: Path, cache_dir: Path) -> N
 
 
 def test_wandb_files_hold_every_jobs_history_and_the_table(tmp_path: Path, cache_dir: Path) -> None:
-    words = (*SMALL, "seed=0", "run_id=logged", "tracking.wandb.mode=offline")
+    words = (
+        *SMALL,
+        "training.max_steps=10",
+        "seed=0",
+        "run_id=logged",
+        "tracking.wandb.mode=offline",
+    )
     done = bench_process(tmp_path, cache_dir, *words, mode="offline")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "bench" / "logged"
@@ -332,7 +338,15 @@ def test_a_killed_sweep_goes_on_to_the_same_verdicts(
 
 def test_a_failing_job_is_named_and_stops_no_other(chronorun: Chronorun, tmp_path: Path) -> None:
     worse = ("optimizer.lr=1e-3,1e30", "optimizer.grad_clip=0")
-    done = chronorun("bench", *SMALL, *worse, "seed=0", "run_id=bad", env={"COLUMNS": "80"})
+    done = chronorun(
+        "bench",
+        *SMALL,
+        "training.max_steps=10",
+        *worse,
+        "seed=0",
+        "run_id=bad",
+        env={"COLUMNS": "80"},
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     results = [
@@ -349,7 +363,7 @@ def test_a_failing_job_is_named_and_stops_no_other(chronorun: Chronorun, tmp_pat
 
 def test_on_error_stop_stops(chronorun: Chronorun, tmp_path: Path) -> None:
     worse = ("optimizer.lr=1e30", "optimizer.grad_clip=0", "bench.on_error=stop")
-    done = chronorun("bench", *SMALL, *worse, "seed=0,1", "run_id=stop")
+    done = chronorun("bench", *SMALL, "training.max_steps=10", *worse, "seed=0,1", "run_id=stop")
     assert done.returncode == 1
     assert len(list((tmp_path / "outputs" / "bench" / "stop").glob("*/job.json"))) == 1
 
@@ -357,7 +371,8 @@ def test_on_error_stop_stops(chronorun: Chronorun, tmp_path: Path) -> None:
 def test_where_no_edit_was_made_followers_are_not_trained(
     chronorun: Chronorun, tmp_path: Path
 ) -> None:
-    done = chronorun("bench", *SMALL, "arm=static,lifecycle,yoked", "seed=0", "run_id=none")
+    words = (*SMALL, "training.max_steps=10", "arm=static,lifecycle,yoked", "seed=0", "run_id=none")
+    done = chronorun("bench", *words)
     assert done.returncode == 0, done.stderr
     found = jobs(tmp_path / "outputs" / "bench" / "none")
     assert found["yoked", 0]["status"] == "no_edit"

@@ -189,9 +189,10 @@ def test_prunes_come_after_the_lens_had_its_chance(run_of: RunOf) -> None:
         assert removed[1] < removed[0]
 
 
+@pytest.mark.whole
 def test_planted_twins_are_merged(run_of: RunOf) -> None:
     run = run_of("merged", *RUNS["merged"])
-    check_books(run, 220)
+    check_books(run, 300)
     merges = of_kind(run, "MERGE")
     assert [(d["expert_id"], d["partner_id"]) for d in merges][:1] == [("L0_E0", "L0_E1")]
     merge = merges[0]

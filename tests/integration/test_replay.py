@@ -66,7 +66,7 @@ def actions(folder: Path) -> set[str]:
         ("over", {"PRUNE", "SPLIT"}),
         ("dry", {"SPLIT"}),
         ("undone", {"PRUNE", "ROLLBACK"}),
-        ("merged", {"MERGE"}),
+        pytest.param("merged", {"MERGE"}, marks=pytest.mark.whole),
         pytest.param("planted", {"SPAWN"}, marks=pytest.mark.whole),
     ],
 )

@@ -248,7 +248,7 @@ def test_workers_share_a_sweep_and_stop_it(tmp_path: Path, cache_dir: Path) -> N
 def test_wandb_files_hold_every_jobs_history_and_the_table(tmp_path: Path, cache_dir: Path) -> None:
     words = (
         *SMALL,
-        "training.max_steps=10",
+        "training.max_steps=60",
         "seed=0",
         "run_id=logged",
         "tracking.wandb.mode=offline",

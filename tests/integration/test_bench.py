@@ -16,14 +16,14 @@ from typing import Any
 
 import leet
 import pytest
-from conftest import Chronorun, check_replays
+from conftest import Chronorun, RunCommand, check_replays, process_environment
 
 from chronorun.core.lock import exclusive
 
 SMALL = (
     "bench=quick",
     "data=synthetic",
-    "training.max_steps=60",
+    "training.max_steps=40",
     "training.eval_interval=5",
     "training.batch_size=4",
     "training.eval_batches=1",
@@ -50,30 +50,34 @@ def without_wall(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+def sweep(tmp_path_factory: pytest.TempPathFactory, run_in: RunCommand) -> Path:
     """Run all arms of two seeds; returns the sweep's folder."""
     place = tmp_path_factory.mktemp("bench")
     arms = "arm=static,loss_free,scheduled,lifecycle,static_mean,yoked,sham"
-    done = bench(place, cache_dir, *SMALL, *BUSY, arms, "seed=0,1", "run_id=all")
+    done = bench(run_in, place, *SMALL, *BUSY, arms, "seed=0,1", "run_id=all")
     assert done.returncode == 0, done.stderr
     return place / "outputs" / "bench" / "all"
 
 
-def bench(
+def bench(run_in: RunCommand, place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a sweep in the process that imports have warmed."""
+    done = run_in(place, "bench", "--multirun", *arguments, env={"COLUMNS": "80"})
+    if done.returncode:
+        check_replays(place)
+    return done
+
+
+def bench_process(
     place: Path, cache: Path, *arguments: str, mode: str = "disabled"
 ) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "CHRONORUN_CACHE": str(cache),
-        "WANDB_MODE": mode,
-        "COLUMNS": "80",
-    }
+    """Run a sweep in a process of its own, which starts further ones."""
     began = time.time_ns()
     done = subprocess.run(
         [sys.executable, "-m", "chronorun", "bench", "--multirun", *arguments],
         capture_output=True,
         text=True,
         cwd=place,
-        env=environment,
+        env=process_environment(cache) | {"WANDB_MODE": mode, "COLUMNS": "80"},
         check=False,
         timeout=400,
     )
@@ -148,32 +152,34 @@ def test_the_outputs_hold_what_the_jobs_found(sweep: Path) -> None:
         assert "needs 6 seeds" in (sweep / name).read_text()
 
 
-def test_the_same_command_trains_nothing_twice(sweep: Path, cache_dir: Path) -> None:
+def test_the_same_command_trains_nothing_twice(sweep: Path, run_in: RunCommand) -> None:
     before = {p: p.stat().st_mtime_ns for p in sweep.glob("*/metrics.jsonl")}
     record = without_wall(sweep)
     arms = "arm=static,loss_free,scheduled,lifecycle,static_mean,yoked,sham"
-    done = bench(sweep.parents[2], cache_dir, *SMALL, *BUSY, arms, "seed=0,1", "run_id=all")
+    done = bench(run_in, sweep.parents[2], *SMALL, *BUSY, arms, "seed=0,1", "run_id=all")
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in sweep.glob("*/metrics.jsonl")} == before
     assert without_wall(sweep) == record
     assert "14 jobs, 14 done" in done.stderr
 
 
-def test_another_comparison_in_the_same_folder_is_refused(sweep: Path, cache_dir: Path) -> None:
-    done = bench(sweep.parents[2], cache_dir, *SMALL, "seed=0,1", "run_id=all")
+def test_another_comparison_in_the_same_folder_is_refused(sweep: Path, run_in: RunCommand) -> None:
+    done = bench(run_in, sweep.parents[2], *SMALL, "seed=0,1", "run_id=all")
     assert done.returncode == 2
     assert done.stderr.startswith(f"chronorun: error: bench: {Path('outputs/bench/all')} holds")
     assert "lifecycle=aggressive" in done.stderr
 
 
-def test_options_that_were_edited_make_another_comparison(tmp_path: Path, cache_dir: Path) -> None:
+def test_options_that_were_edited_make_another_comparison(
+    tmp_path: Path, run_in: RunCommand
+) -> None:
     (tmp_path / "own" / "arm").mkdir(parents=True)
     option = tmp_path / "own" / "arm" / "warm.yaml"
     words = ("arm=warm", "seed=0", "--config-dir", "own", "training.max_steps=4")
     named = []
     for lr in ("1e-3", "2e-3"):
         option.write_text(f"# @package _global_\noptimizer:\n  lr: {lr}\n")
-        done = bench(tmp_path, cache_dir, *SMALL[:3], *words)
+        done = bench(run_in, tmp_path, *SMALL[:3], *words)
         assert done.returncode == 0, done.stderr
         named.append({path.name for path in (tmp_path / "outputs" / "bench").iterdir()})
     assert (len(named[0]), len(named[1])) == (1, 2)
@@ -182,56 +188,57 @@ def test_options_that_were_edited_make_another_comparison(tmp_path: Path, cache_
     assert "--config-dir own" in report
 
 
-def test_further_seeds_keep_the_finished_ones(tmp_path: Path, cache_dir: Path) -> None:
+def test_further_seeds_keep_the_finished_ones(tmp_path: Path, run_in: RunCommand) -> None:
     short = (*SMALL, "training.max_steps=4", "run_id=more")
-    assert bench(tmp_path, cache_dir, *short, "arm=static", "seed=0,0").returncode == 0
+    assert bench(run_in, tmp_path, *short, "arm=static", "seed=0,0").returncode == 0
     folder = tmp_path / "outputs" / "bench" / "more"
     (first,) = folder.glob("*/metrics.jsonl")
     written = first.stat().st_mtime_ns
     more = ("++seed=0,1", "bench.margin=0.01", "bench.on_error=stop")
-    done = bench(tmp_path, cache_dir, *short, "arm=static,lifecycle", *more)
+    done = bench(run_in, tmp_path, *short, "arm=static,lifecycle", *more)
     assert done.returncode == 0, done.stderr
     assert "4 jobs, 1 done" in done.stderr
     assert len(list(folder.glob("*/job.json"))) == 4
     assert first.stat().st_mtime_ns == written
     rows = list(csv.DictReader((folder / "results.csv").open()))
     assert [row["number"] for row in rows] == ["0", "1", "2", "3"]
-    fewer = bench(tmp_path, cache_dir, *short, "arm=static", "seed=1")
+    fewer = bench(run_in, tmp_path, *short, "arm=static", "seed=1")
     assert "All 1 jobs" in fewer.stdout or "1 job" in fewer.stdout, fewer.stdout
     assert len(list(csv.DictReader((folder / "results.csv").open()))) == 1
 
 
-def test_a_damaged_record_is_made_anew(tmp_path: Path, cache_dir: Path) -> None:
+def test_a_damaged_record_is_made_anew(tmp_path: Path, run_in: RunCommand) -> None:
     words = (*SMALL, "training.max_steps=4", "run_id=torn", "seed=0")
-    assert bench(tmp_path, cache_dir, *words).returncode == 0
+    assert bench(run_in, tmp_path, *words).returncode == 0
     folder = tmp_path / "outputs" / "bench" / "torn"
     record = next(folder.glob("*static*/job.json"))
     before = json.loads(record.read_text())
     record.write_text("{")
-    done = bench(tmp_path, cache_dir, *words)
+    done = bench(run_in, tmp_path, *words)
     assert done.returncode == 0, done.stderr
     assert json.loads(record.read_text())["metrics"] == before["metrics"]
 
 
-def test_a_sweep_runs_once_at_a_time(tmp_path: Path, cache_dir: Path) -> None:
+def test_a_sweep_runs_once_at_a_time(tmp_path: Path, run_in: RunCommand) -> None:
     folder = tmp_path / "outputs" / "bench" / "held"
     folder.mkdir(parents=True)
     with exclusive(folder, "test"):
-        done = bench(tmp_path, cache_dir, *SMALL, "run_id=held", "seed=0")
+        done = bench(run_in, tmp_path, *SMALL, "run_id=held", "seed=0")
     assert done.returncode == 2
     assert f"is in use by process {os.getpid()}, expected it free" in done.stderr
 
 
+@pytest.mark.whole
 def test_workers_share_a_sweep_and_stop_it(tmp_path: Path, cache_dir: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     words = (*SMALL, "training.max_steps=4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     arms = "arm=static,lifecycle,yoked"
-    done = bench(tmp_path, cache_dir, *words, arms, "seed=0,1", "run_id=shared")
+    done = bench_process(tmp_path, cache_dir, *words, arms, "seed=0,1", "run_id=shared")
     assert done.returncode == 0, done.stderr
     assert "6 jobs, 0 done" in done.stderr
     worse = ("optimizer.lr=1e30", "optimizer.grad_clip=0", "bench.on_error=stop")
     seeds = "seed=" + ",".join(map(str, range(12)))
-    done = bench(tmp_path, cache_dir, *words, *worse, "arm=static", seeds, "run_id=stopped")
+    done = bench_process(tmp_path, cache_dir, *words, *worse, "arm=static", seeds, "run_id=stopped")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     ended = list((tmp_path / "outputs" / "bench" / "stopped").glob("*/job.json"))
@@ -239,8 +246,14 @@ def test_workers_share_a_sweep_and_stop_it(tmp_path: Path, cache_dir: Path) -> N
 
 
 def test_wandb_files_hold_every_jobs_history_and_the_table(tmp_path: Path, cache_dir: Path) -> None:
-    words = (*SMALL, "seed=0", "run_id=logged", "tracking.wandb.mode=offline")
-    done = bench(tmp_path, cache_dir, *words, mode="offline")
+    words = (
+        *SMALL,
+        "training.max_steps=60",
+        "seed=0",
+        "run_id=logged",
+        "tracking.wandb.mode=offline",
+    )
+    done = bench_process(tmp_path, cache_dir, *words, mode="offline")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "bench" / "logged"
     files = sorted(folder.rglob("*.wandb"))
@@ -294,15 +307,17 @@ def _leveldb_records(data: bytes) -> Iterator[bytes]:
             parts = b""
 
 
-def test_a_killed_sweep_goes_on_to_the_same_verdicts(tmp_path: Path, cache_dir: Path) -> None:
+@pytest.mark.whole
+def test_a_killed_sweep_goes_on_to_the_same_verdicts(
+    tmp_path: Path, run_in: RunCommand, cache_dir: Path
+) -> None:
     command = [*SMALL, *BUSY, "arm=static,lifecycle,yoked", "seed=0,1"]
-    whole = bench(tmp_path, cache_dir, *command, "run_id=whole")
+    whole = bench(run_in, tmp_path, *command, "run_id=whole")
     assert whole.returncode == 0, whole.stderr
-    environment = os.environ | {"CHRONORUN_CACHE": str(cache_dir), "WANDB_MODE": "disabled"}
     process = subprocess.Popen(
         [sys.executable, "-m", "chronorun", "bench", *command, "run_id=killed"],
         cwd=tmp_path,
-        env=environment,
+        env=process_environment(cache_dir),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -314,7 +329,7 @@ def test_a_killed_sweep_goes_on_to_the_same_verdicts(tmp_path: Path, cache_dir: 
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 0 < len(list(folder.glob("*/job.json"))) < 6
-    again = bench(tmp_path, cache_dir, *command, "run_id=killed")
+    again = bench(run_in, tmp_path, *command, "run_id=killed")
     assert again.returncode == 0, again.stderr
     ours, theirs = without_wall(folder), without_wall(folder.with_name("whole"))
     assert (ours.pop("sweep_id"), theirs.pop("sweep_id")) == ("killed", "whole")
@@ -323,7 +338,15 @@ def test_a_killed_sweep_goes_on_to_the_same_verdicts(tmp_path: Path, cache_dir: 
 
 def test_a_failing_job_is_named_and_stops_no_other(chronorun: Chronorun, tmp_path: Path) -> None:
     worse = ("optimizer.lr=1e-3,1e30", "optimizer.grad_clip=0")
-    done = chronorun("bench", *SMALL, *worse, "seed=0", "run_id=bad", env={"COLUMNS": "80"})
+    done = chronorun(
+        "bench",
+        *SMALL,
+        "training.max_steps=10",
+        *worse,
+        "seed=0",
+        "run_id=bad",
+        env={"COLUMNS": "80"},
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     results = [
@@ -340,7 +363,7 @@ def test_a_failing_job_is_named_and_stops_no_other(chronorun: Chronorun, tmp_pat
 
 def test_on_error_stop_stops(chronorun: Chronorun, tmp_path: Path) -> None:
     worse = ("optimizer.lr=1e30", "optimizer.grad_clip=0", "bench.on_error=stop")
-    done = chronorun("bench", *SMALL, *worse, "seed=0,1", "run_id=stop")
+    done = chronorun("bench", *SMALL, "training.max_steps=10", *worse, "seed=0,1", "run_id=stop")
     assert done.returncode == 1
     assert len(list((tmp_path / "outputs" / "bench" / "stop").glob("*/job.json"))) == 1
 
@@ -348,7 +371,8 @@ def test_on_error_stop_stops(chronorun: Chronorun, tmp_path: Path) -> None:
 def test_where_no_edit_was_made_followers_are_not_trained(
     chronorun: Chronorun, tmp_path: Path
 ) -> None:
-    done = chronorun("bench", *SMALL, "arm=static,lifecycle,yoked", "seed=0", "run_id=none")
+    words = (*SMALL, "training.max_steps=10", "arm=static,lifecycle,yoked", "seed=0", "run_id=none")
+    done = chronorun("bench", *words)
     assert done.returncode == 0, done.stderr
     found = jobs(tmp_path / "outputs" / "bench" / "none")
     assert found["yoked", 0]["status"] == "no_edit"

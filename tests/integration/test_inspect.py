@@ -6,16 +6,14 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Chronorun
 from unit.analysis.inspect_here import errors
 
 from chronorun.analysis.reading.run import read_records
 
-Chronorun = Callable[..., subprocess.CompletedProcess[str]]
 EAGER = (
     "data=synthetic",
     "model=nano",
@@ -78,14 +76,15 @@ def test_a_run_is_inspected_and_questioned(chronorun: Chronorun, trained: Path) 
 
 
 def test_ctrl_c_ends_following_a_running_job(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "val/loss": 4.0}\n', encoding="utf-8")
     job = subprocess.Popen(
         [sys.executable, "-m", "chronorun", "inspect", str(tmp_path), "--follow"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(2.0)
+    assert job.stdout is not None
+    assert job.stdout.readline()
     job.send_signal(signal.SIGINT)
     _, said = job.communicate(timeout=30)
     assert (job.returncode, said) == (130, "chronorun: error: interrupted\n")

@@ -11,7 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from conftest import NANO, Chronorun
+import pytest
+from conftest import NANO, Chronorun, RunOf
+from integration.runs import BASE, QUICK, RUNS
 
 from chronorun.analysis.inspect.filters import Filters
 from chronorun.analysis.inspect.output import headline_record
@@ -19,8 +21,6 @@ from chronorun.analysis.inspect.view import scan_run
 from chronorun.analysis.reading.run import Run
 from chronorun.training.sampling import load_run_model
 
-BASE = (*NANO, "training.batch_size=16")
-QUICK = (*BASE, "lifecycle.lifecycle_warmup_steps=60")
 LOGS = (
     "metrics",
     "snapshots",
@@ -135,48 +135,45 @@ def check_twins_sample_as_twins(run: Path, step: int) -> None:
     }
 
 
-def test_splits_and_spawns_come_by_themselves_and_resume_bit_equal_in_mid_cooling(
-    chronorun: Chronorun, tmp_path: Path
-) -> None:
-    options = (
-        "lifecycle=aggressive",
-        "training.max_steps=220",
-        "training.checkpoint_interval=10",
-        "training.keep_last=100",
-    )
-    full = train(chronorun, tmp_path, "full", *options)
+def test_splits_and_spawns_come_by_themselves(run_of: RunOf) -> None:
+    full = run_of("aggressive", *RUNS["aggressive"])
     check_books(full, 220)
     births = [*of_kind(full, "SPLIT"), *of_kind(full, "SPAWN")]
     assert {d["action"] for d in births} == {"SPLIT", "SPAWN"}
     for d in of_kind(full, "SPLIT"):
         assert abs(d["receipt"]["probe_shock"]) < 1e-3
     check_twins_sample_as_twins(full, of_kind(full, "SPLIT")[0]["step"] + 10)
-    # At the checkpoint of the decision (the newborn waits outside the model), and in cooling.
-    first = min(d["step"] for d in births)
-    for place, step in enumerate((first, first + 20)):
-        resumed = tmp_path / "outputs" / f"resumed{place}"
-        shutil.copytree(full, resumed)
-        for folder in (resumed / "checkpoints").iterdir():
-            if int(folder.name.removeprefix("step_")) > step:
-                shutil.rmtree(folder)
-        done = chronorun("train", f"resume=outputs/resumed{place}")
-        assert done.returncode == 0, done.stderr
-        for name in LOGS:
-            assert records(resumed / f"{name}.jsonl") == records(full / f"{name}.jsonl"), name
-        last = "checkpoints/step_00000220/model.safetensors"
-        assert (resumed / last).read_bytes() == (full / last).read_bytes()
 
 
-def test_prunes_come_after_the_lens_had_its_chance(chronorun: Chronorun, tmp_path: Path) -> None:
-    run = train(
-        chronorun,
-        tmp_path,
-        "over",
-        "experiment=overprovisioned",
-        "lifecycle=aggressive",
-        "training.max_steps=200",
-        "governance.lens_warmup_steps=0",
-    )
+@pytest.mark.parametrize(
+    "after",
+    [
+        # At the checkpoint of the decision: the newborn waits outside the model.
+        pytest.param(0, marks=pytest.mark.whole),
+        # In mid cooling.
+        20,
+    ],
+)
+def test_a_birth_is_resumed_bit_equal(
+    run_of: RunOf, chronorun: Chronorun, tmp_path: Path, after: int
+) -> None:
+    full = run_of("aggressive", *RUNS["aggressive"])
+    step = min(d["step"] for d in [*of_kind(full, "SPLIT"), *of_kind(full, "SPAWN")]) + after
+    resumed = tmp_path / "outputs" / "resumed"
+    shutil.copytree(full, resumed)
+    for folder in (resumed / "checkpoints").iterdir():
+        if int(folder.name.removeprefix("step_")) > step:
+            shutil.rmtree(folder)
+    done = chronorun("train", "resume=outputs/resumed")
+    assert done.returncode == 0, done.stderr
+    for name in LOGS:
+        assert records(resumed / f"{name}.jsonl") == records(full / f"{name}.jsonl"), name
+    last = "checkpoints/step_00000220/model.safetensors"
+    assert (resumed / last).read_bytes() == (full / last).read_bytes()
+
+
+def test_prunes_come_after_the_lens_had_its_chance(run_of: RunOf) -> None:
+    run = run_of("over", *RUNS["over"])
     check_books(run, 200)
     prunes = of_kind(run, "PRUNE")
     assert prunes
@@ -192,18 +189,9 @@ def test_prunes_come_after_the_lens_had_its_chance(chronorun: Chronorun, tmp_pat
         assert removed[1] < removed[0]
 
 
-def test_planted_twins_are_merged(chronorun: Chronorun, tmp_path: Path) -> None:
-    run = train(
-        chronorun,
-        tmp_path,
-        "twins",
-        "data=stdlib",
-        "scenario=planted_redundancy",
-        "lifecycle=aggressive",
-        "training.eval_interval=20",
-        "training.max_steps=300",
-        base=BASE,
-    )
+@pytest.mark.whole
+def test_planted_twins_are_merged(run_of: RunOf) -> None:
+    run = run_of("merged", *RUNS["merged"])
     check_books(run, 300)
     merges = of_kind(run, "MERGE")
     assert [(d["expert_id"], d["partner_id"]) for d in merges][:1] == [("L0_E0", "L0_E1")]
@@ -215,6 +203,7 @@ def test_planted_twins_are_merged(chronorun: Chronorun, tmp_path: Path) -> None:
         assert abs(felt["probe_shock"]) < 1e-3
 
 
+@pytest.mark.whole
 def test_experts_of_a_domain_that_returns_are_revived(chronorun: Chronorun, tmp_path: Path) -> None:
     run = train(
         chronorun,
@@ -242,6 +231,7 @@ def test_experts_of_a_domain_that_returns_are_revived(chronorun: Chronorun, tmp_
         assert d["metrics_at_decision"]["archive_overlap"] >= 0.8
 
 
+@pytest.mark.whole
 def test_a_corrupted_child_is_rolled_back(chronorun: Chronorun, tmp_path: Path) -> None:
     run = train(
         chronorun,
@@ -270,13 +260,9 @@ def test_a_corrupted_child_is_rolled_back(chronorun: Chronorun, tmp_path: Path) 
 
 
 def test_a_dry_run_trains_as_if_there_were_none_and_says_what_it_would_do(
-    chronorun: Chronorun, tmp_path: Path
+    run_of: RunOf,
 ) -> None:
-    options = ("training.max_steps=150",)
-    off = train(chronorun, tmp_path, "off", "lifecycle=off", *options)
-    dry = train(
-        chronorun, tmp_path, "dry", "lifecycle=aggressive", "lifecycle.dry_run=true", *options
-    )
+    off, dry = (run_of(name, *RUNS[name]) for name in ("off", "dry"))
     lifecycle = "lifecycle/"
     for mine, theirs in zip(
         records(dry / "metrics.jsonl"), records(off / "metrics.jsonl"), strict=True
@@ -291,6 +277,7 @@ def test_a_dry_run_trains_as_if_there_were_none_and_says_what_it_would_do(
     assert set(summary["lifecycle"].values()) == {0}
 
 
+@pytest.mark.whole
 def test_a_healthy_run_is_left_alone_and_says_so(chronorun: Chronorun, tmp_path: Path) -> None:
     done = chronorun(
         "train", *BASE, "data=stdlib", "lifecycle=default", "training.max_steps=300", "run_id=calm"

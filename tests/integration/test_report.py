@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import struct
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 
 import pytest
-from conftest import NANO, Chronorun, check_replays
+from conftest import NANO, Chronorun, RunOf
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 needs_browser = pytest.mark.skipif(
@@ -103,38 +101,30 @@ def _unfilter(kind: int, line: bytearray, above: bytearray, size: int) -> None:
             line[i] = (line[i] + near) & 255
 
 
-def test_a_run_leaves_a_report(chronorun: Chronorun, tmp_path: Path) -> None:
-    done = chronorun("train", *NANO, "run_id=plain", "lifecycle=off")
-    assert done.returncode == 0, done.stderr
-    text = (tmp_path / "outputs" / "plain" / "report.html").read_text(encoding="utf-8")
+def test_a_run_leaves_a_report(run_of: RunOf) -> None:
+    text = (run_of("plain", *NANO) / "report.html").read_text(encoding="utf-8")
     assert "Run plain" in text
     assert "completed" in text
 
 
 def test_a_report_that_cannot_be_written_is_no_reason_to_fail(
-    chronorun: Chronorun, tmp_path: Path
+    run_of: RunOf, chronorun: Chronorun, tmp_path: Path
 ) -> None:
-    done = chronorun("train", *NANO, "run_id=first", "lifecycle=off")
-    assert done.returncode == 0, done.stderr
-    run = tmp_path / "outputs" / "first"
+    run = tmp_path / "outputs" / "plain"
+    shutil.copytree(run_of("plain", *NANO), run)
     (run / "report.html").unlink()
     (run / "report.html").mkdir()
-    done = chronorun("train", *NANO, "run_id=first", "lifecycle=off", "resume=auto")
+    done = chronorun("train", *NANO, "run_id=plain", "resume=auto")
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if "report.html" in line]
     assert len(warnings) == 1
-    assert warnings[0].startswith("chronorun: warning: outputs/first/report.html was not written: ")
+    assert warnings[0].startswith("chronorun: warning: outputs/plain/report.html was not written: ")
 
 
-@pytest.fixture(scope="module")
-def lively(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+@pytest.fixture
+def lively(run_of: RunOf) -> Path:
     """Return the folder of a run whose lifecycle acted."""
-    folder = tmp_path_factory.mktemp("lively")
-    environment = os.environ | {"CHRONORUN_CACHE": str(cache_dir), "WANDB_MODE": "disabled"}
-    command = [sys.executable, "-m", "chronorun", "train", *LIVELY, "run_id=lively"]
-    subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
-    assert check_replays(folder) == 1
-    return folder / "outputs" / "lively"
+    return run_of("lively", *LIVELY)
 
 
 def test_a_report_tells_every_decision(lively: Path) -> None:

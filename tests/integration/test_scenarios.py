@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import NANO, Chronorun
-from integration.test_train import assert_same_run
+from integration.test_train import assert_same_run, cut_back
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -16,7 +16,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def stressed_run(
-    chronorun: Chronorun, tmp_path: Path, *extra: str, start: int = 20, steps: int = 80
+    chronorun: Chronorun, tmp_path: Path, *extra: str, start: int = 20, steps: int = 60
 ) -> Path:
     timing = (
         f"scenario.start_step={start}",
@@ -50,7 +50,7 @@ def test_a_dead_expert_gets_nothing_while_it_is_held_down(
     assert shares(run, 1)[30][3] > 0
 
 
-@pytest.mark.parametrize("governance", ["default", "off"])
+@pytest.mark.parametrize("governance", ["default", pytest.param("off", marks=pytest.mark.whole)])
 def test_collapse_raises_pressure_and_lens_and_recovery_is_measured(
     chronorun: Chronorun, tmp_path: Path, governance: str
 ) -> None:
@@ -81,7 +81,7 @@ def test_a_corrupted_expert_changes_the_run_only_while_it_lasts(
     chronorun: Chronorun, tmp_path: Path
 ) -> None:
     run = stressed_run(chronorun, tmp_path, "scenario=corrupted_expert")
-    plain = chronorun("train", *NANO, "training.max_steps=80", "run_id=plain")
+    plain = chronorun("train", *NANO, "training.max_steps=60", "run_id=plain")
     assert plain.returncode == 0, plain.stderr
     loss = [
         {row["step"]: row["train/loss"] for row in records(folder / "metrics.jsonl")}
@@ -143,9 +143,9 @@ def decisions(run: Path, action: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("kind", "lifecycle", "stop"),
     [
-        ("planted_redundancy", "off", 17),
+        pytest.param("planted_redundancy", "off", 17, marks=pytest.mark.whole),
         ("planted_redundancy", "aggressive", 34),
-        ("planted_two_mode", "off", 34),
+        pytest.param("planted_two_mode", "off", 34, marks=pytest.mark.whole),
         ("planted_two_mode", "aggressive", 17),
     ],
 )
@@ -156,13 +156,10 @@ def test_a_plant_survives_a_resume_bit_equal(
     if lifecycle != "off":
         options = (*options, "lifecycle.lifecycle_warmup_steps=0")
     keep = (f"training.checkpoint_interval={stop}", "training.keep_last=9")
-    for name, more in (("whole", ()), ("cut", keep)):
-        done = chronorun("train", *NANO, *options, *more, f"run_id={name}")
-        assert done.returncode == 0, done.stderr
+    done = chronorun("train", *NANO, *options, *keep, "run_id=whole")
+    assert done.returncode == 0, done.stderr
     whole, cut = tmp_path / "outputs" / "whole", tmp_path / "outputs" / "cut"
-    for checkpoint in sorted((cut / "checkpoints").iterdir()):
-        if checkpoint.name != f"step_{stop:08d}":
-            checkpoint.rename(tmp_path / f"away-{checkpoint.name}")
+    cut_back(whole, cut, stop)
     done = chronorun("train", f"resume={cut}")
     assert done.returncode == 0, done.stderr
     assert_same_run(whole, cut)
@@ -190,7 +187,7 @@ LATE = ("scenario.start_step=320", "training.max_steps=500")
 """Where the learning rate is low: earlier, twins soon grow apart and load is balanced away."""
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_lifecycle_merges_the_planted_twins(chronorun: Chronorun, tmp_path: Path) -> None:
     actions = ("lifecycle/spawn=off", "lifecycle/split=off", "lifecycle/prune=off")
     what = ("scenario=planted_redundancy", "lifecycle=aggressive", *actions)
@@ -202,7 +199,7 @@ def test_a_lifecycle_merges_the_planted_twins(chronorun: Chronorun, tmp_path: Pa
     assert [(row["expert_id"], row["partner_id"]) for row in merges] == [("L0_E0", "L0_E1")]
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_lifecycle_splits_the_planted_expert_of_two_modes(
     chronorun: Chronorun, tmp_path: Path
 ) -> None:
@@ -219,7 +216,7 @@ def test_a_lifecycle_splits_the_planted_expert_of_two_modes(
     assert survivor in [row["parent_id"] for row in decisions(run, "SPLIT")]
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_lifecycle_takes_a_bad_edit_back(chronorun: Chronorun, tmp_path: Path) -> None:
     what = ("scenario=bad_edit", "scenario.start_step=0", "lifecycle=aggressive")
     done = chronorun("train", *LIVING, *what, "training.max_steps=360")

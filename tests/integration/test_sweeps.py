@@ -10,10 +10,12 @@ from conftest import NANO, Chronorun
 QUICK = (*NANO, "training.max_steps=4", "training.eval_interval=2")
 
 
-def test_jobs_of_a_sweep_run_in_worker_processes(chronorun: Chronorun, tmp_path: Path) -> None:
+def test_jobs_of_a_sweep_run_in_worker_processes(
+    chronorun_process: Chronorun, tmp_path: Path
+) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    done = chronorun("train", *QUICK, "seed=0,1", "-m", *launcher, "run_id=sw")
+    done = chronorun_process("train", *QUICK, "seed=0,1", "-m", *launcher, "run_id=sw")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "multirun" / "sw"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
@@ -22,11 +24,12 @@ def test_jobs_of_a_sweep_run_in_worker_processes(chronorun: Chronorun, tmp_path:
     assert not (tmp_path / "outputs" / "run").exists()
 
 
-def test_a_failing_job_in_a_worker_keeps_its_exit_code(chronorun: Chronorun) -> None:
+@pytest.mark.whole
+def test_a_failing_job_in_a_worker_keeps_its_exit_code(chronorun_process: Chronorun) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     worse = ("optimizer.lr=1e-3,1e30", "optimizer.grad_clip=0")
-    done = chronorun("train", *QUICK, *worse, "-m", *launcher)
+    done = chronorun_process("train", *QUICK, *worse, "-m", *launcher)
     assert done.returncode == 4
     assert done.stderr.splitlines()[-1].startswith("chronorun: error: training: ")
     assert "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "chronorun"
-COMMAND = "pytest tests/reliability --whole --figures benchmarks/results/reliability.md"
+COMMAND = "pytest tests/reliability --exhaustive --figures benchmarks/results/reliability.md"
 
 Counts = dict[str, tuple[int, int]]
 

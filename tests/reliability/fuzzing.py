@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reliability.commands import Commands
+from warm.commands import Commands
+
 from reliability.figures import Figures
 
 DOCUMENTED = {0, 2, 3, 4}

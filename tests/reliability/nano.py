@@ -54,6 +54,11 @@ def write_plan(folder: Path, plan: Iterable[tuple[int, str]] = PLAN) -> str:
         for seq, (step, action) in enumerate(plan)
     )
     (folder / "lifecycle_decisions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return following(folder)
+
+
+def following(folder: Path) -> str:
+    """Return the override that lets a run make the edits of a log."""
     return f"edits.source={folder}"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reliability.commands import Commands
+from warm.commands import Commands
 
 LIMIT_S = 900.0
 """Of the machine's patience, not of the product's: a busy one takes minutes to import torch."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from warm.commands import Commands
 
 from chronorun.core.state import unpack
 from chronorun.errors import StorageError
@@ -16,7 +17,6 @@ from chronorun.lifecycle.edit.archive import Archive
 from chronorun.training.checkpoints.folder import load_checkpoint, newest_good_checkpoint
 from chronorun.training.logs import RunLogs
 from reliability import nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 
 FILES = (
@@ -71,10 +71,10 @@ def check_passed_over(run: Path, named: Path) -> None:
     ids=["flip", "truncate"],
 )
 def test_checkpoint_files(
-    run: Path, damage: Damage, times: tuple[int, int], what: str, count: Figures, whole: bool
+    run: Path, damage: Damage, times: tuple[int, int], what: str, count: Figures, exhaustive: bool
 ) -> None:
     newest, draw = nano.checkpoint(run), random.Random(what)
-    for number in range(times[whole]):
+    for number in range(times[exhaustive]):
         path = newest / FILES[number % len(FILES)]
         content = path.read_bytes()
         damage(path, draw)
@@ -100,12 +100,12 @@ def test_missing_empty_and_swapped_files(run: Path, name: str, damage: str, coun
 
 @pytest.mark.parametrize("damage", [flip, truncate], ids=["flip", "truncate"])
 def test_logs(
-    tmp_path: Path, uninterrupted: Path, damage: Damage, count: Figures, whole: bool
+    tmp_path: Path, uninterrupted: Path, damage: Damage, count: Figures, exhaustive: bool
 ) -> None:
     saved = load_checkpoint(nano.checkpoint(uninterrupted)).state["logs"]
     draw = random.Random("logs")
     names = [name for name, known in saved.items() if known]
-    for number in range((2 if whole else 1) * len(names)):
+    for number in range((2 if exhaustive else 1) * len(names)):
         run = tmp_path / str(number)
         run.mkdir()
         for name in names:

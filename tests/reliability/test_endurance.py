@@ -7,9 +7,9 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
+from warm.commands import Commands
 
 from reliability import nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 
 STEPS, EDITS = 20_000, 200
@@ -23,7 +23,7 @@ def plan() -> list[tuple[int, str]]:
     return list(zip(range(40, STEPS - 200, 50), cycle(KINDS), strict=False))
 
 
-@pytest.mark.whole
+@pytest.mark.exhaustive
 def test_twenty_thousand_steps_with_two_hundred_edits(
     run_command: Commands, overrides: tuple[str, ...], place: Path, count: Figures
 ) -> None:

@@ -7,10 +7,10 @@ import random
 from pathlib import Path
 
 import pytest
+from warm.commands import Commands, Done
 
 from chronorun.training.checkpoints.folder import load_checkpoint
 from reliability import nano
-from reliability.commands import Commands, Done
 from reliability.figures import Figures
 
 
@@ -30,10 +30,10 @@ def test_a_disk_that_fills_during_a_save(
     place: Path,
     uninterrupted: Path,
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
-    if not (whole or save == 4):
-        pytest.skip("needs --whole")
+    if not (exhaustive or save == 4):
+        pytest.skip("needs --exhaustive")
     run = place / "outputs" / "x"
     how = {"folder": "outputs/x", "at": save, "how": errno.ENOSPC, "region": "save"}
     done = run_command(place, "train", *overrides, hooks=[("fail_disk", how)])
@@ -50,7 +50,7 @@ def test_a_disk_that_fills_during_a_save(
     assert count("disk full in a save: exit 3, resumed", nano.differences(uninterrupted, run) == [])
 
 
-@pytest.mark.tries(2, 20)
+@pytest.mark.tries(1, 2, 20)
 def test_a_disk_that_fills_at_any_moment(
     number: int,
     run_command: Commands,

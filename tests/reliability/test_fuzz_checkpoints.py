@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from warm.commands import Commands
 
 from chronorun.training.checkpoints.manifest import MANIFEST, make_manifest
 from reliability import fuzzing, nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 
 PER_BATCH = 25
@@ -81,7 +81,7 @@ def spoil(folder: Path, draw: random.Random) -> None:
     sign(folder)
 
 
-@pytest.mark.tries(1, 20)
+@pytest.mark.tries(1, 1, 20)
 def test_hostile_checkpoints(
     number: int, run_command: Commands, place: Path, original: Path, count: Figures
 ) -> None:

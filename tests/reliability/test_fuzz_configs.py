@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 import pytest
+from warm.commands import Commands
 
 from reliability import fuzzing, nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 
 PER_BATCH = 25
@@ -110,7 +110,7 @@ def spoiled_override(draw: random.Random) -> list[str]:
     return [data.decode("utf-8", errors="replace")]
 
 
-@pytest.mark.tries(1, 40)
+@pytest.mark.tries(1, 1, 40)
 def test_hostile_overrides(number: int, run_command: Commands, place: Path, count: Figures) -> None:
     draw, cases = random.Random(number), []
     for case in range(PER_BATCH):

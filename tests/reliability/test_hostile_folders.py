@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from warm.commands import Commands
 
 from reliability import nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 
 # Hydra makes what its own nodes name. Whoever types them means it; a folder must not.
@@ -31,10 +31,10 @@ def test_saved_overrides_of_hydra(
     place: Path,
     run: Path,
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
-    if not (whole or calls == CALLS[0]):
-        pytest.skip("needs --whole")
+    if not (exhaustive or calls == CALLS[0]):
+        pytest.skip("needs --exhaustive")
     with (run / ".hydra" / "overrides.yaml").open("a", encoding="utf-8") as file:
         file.writelines(f"- {text}\n" for text in calls)
     done = run_command(place, "train", "resume=outputs/x")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm.commands import Commands
 
 from chronorun.core.launch import Place
 from chronorun.core.processes import Processes
 from chronorun.errors import StorageError
 from chronorun.training.checkpoints.folder import as_checkpoint_error, load_checkpoint
 from reliability import nano
-from reliability.commands import Commands
 from reliability.test_fuzz_checkpoints import sign
 
 AWAY = object()

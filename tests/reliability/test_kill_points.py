@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm.commands import Commands
 
 from reliability import nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 
 
@@ -47,7 +47,7 @@ def kill_and_check(
     return run
 
 
-@pytest.mark.tries(2, 12)
+@pytest.mark.tries(1, 2, 12)
 def test_killed_inside_a_save(
     number: int,
     kill_and_check: Callable[[tuple[str, dict[str, Any]]], bool],
@@ -59,7 +59,7 @@ def test_killed_inside_a_save(
     assert count("killed inside a save, resumed bit-equal", held)
 
 
-@pytest.mark.tries(2, 8)
+@pytest.mark.tries(1, 2, 8)
 def test_killed_inside_an_edit(
     number: int,
     kill_and_check: Callable[[tuple[str, dict[str, Any]]], bool],
@@ -71,7 +71,7 @@ def test_killed_inside_an_edit(
     assert count("killed inside a structural edit, resumed bit-equal", held)
 
 
-@pytest.mark.tries(1, 15)
+@pytest.mark.tries(1, 1, 15)
 def test_killed_anywhere(
     number: int,
     kill_and_check: Callable[[tuple[str, dict[str, Any]]], bool],
@@ -83,7 +83,7 @@ def test_killed_anywhere(
     assert count("killed at any moment, resumed bit-equal", held)
 
 
-@pytest.mark.tries(1, 15)
+@pytest.mark.tries(1, 1, 15)
 def test_killed_by_the_clock(
     number: int,
     run_command: Commands,

@@ -28,16 +28,16 @@ def lines(uninterrupted: Path) -> list[bytes]:
     return found
 
 
-def cuts(content: bytes, whole: bool) -> range:
-    return range(0, len(content) + 1, 1 if whole else 17)
+def cuts(content: bytes, exhaustive: bool) -> range:
+    return range(0, len(content) + 1, 1 if exhaustive else 17)
 
 
 def test_a_reader_gets_every_whole_line(
-    tmp_path: Path, lines: list[bytes], count: Figures, whole: bool
+    tmp_path: Path, lines: list[bytes], count: Figures, exhaustive: bool
 ) -> None:
     content, path = b"".join(lines), tmp_path / "cut.jsonl"
     records = [json.loads(line) for line in lines]
-    for cut in cuts(content, whole):
+    for cut in cuts(content, exhaustive):
         path.write_bytes(content[:cut])
         found = list(read_jsonl(path))
         kept = content[:cut].count(b"\n")
@@ -48,10 +48,10 @@ def test_a_reader_gets_every_whole_line(
 
 
 def test_a_resumed_log_goes_on_after_the_cut(
-    tmp_path: Path, lines: list[bytes], count: Figures, whole: bool
+    tmp_path: Path, lines: list[bytes], count: Figures, exhaustive: bool
 ) -> None:
     content, path = b"".join(lines), tmp_path / "cut.jsonl"
-    for cut in cuts(content, whole):
+    for cut in cuts(content, exhaustive):
         path.write_bytes(content[:cut])
         prefix = content[: content.rfind(b"\n", 0, cut) + 1]
         state = LogState(len(prefix), hashlib.sha256(prefix).hexdigest())
@@ -68,11 +68,11 @@ def test_a_resumed_log_goes_on_after_the_cut(
 
 
 def test_a_cut_before_what_the_checkpoint_knows_is_refused(
-    tmp_path: Path, lines: list[bytes], count: Figures, whole: bool
+    tmp_path: Path, lines: list[bytes], count: Figures, exhaustive: bool
 ) -> None:
     content, path = b"".join(lines), tmp_path / "cut.jsonl"
     state = LogState(len(content), hashlib.sha256(content).hexdigest())
-    for cut in cuts(content[:-1], whole):
+    for cut in cuts(content[:-1], exhaustive):
         path.write_bytes(content[:cut])
         with pytest.raises(StorageError, match="differs from what the checkpoint recorded"):
             JsonlWriter(path, resume_at=state)
@@ -81,11 +81,11 @@ def test_a_cut_before_what_the_checkpoint_knows_is_refused(
 
 
 def test_timings_go_on_after_the_cut(
-    tmp_path: Path, uninterrupted: Path, count: Figures, whole: bool
+    tmp_path: Path, uninterrupted: Path, count: Figures, exhaustive: bool
 ) -> None:
     content = b"".join((uninterrupted / "timings.jsonl").read_bytes().splitlines(True)[:5])
     path = tmp_path / "timings.jsonl"
-    for cut in cuts(content, whole):
+    for cut in cuts(content, exhaustive):
         path.write_bytes(content[:cut])
         logs = RunLogs(tmp_path)
         logs.timings.write(NEXT)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from warm.commands import Commands
 
 from reliability import nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 
 STEP = 17
@@ -23,10 +23,10 @@ def test_it_stops_before_the_update(
     place: Path,
     uninterrupted: Path,
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
-    if not whole and value == float("inf"):
-        pytest.skip("needs --whole")
+    if not exhaustive and value == float("inf"):
+        pytest.skip("needs --exhaustive")
     how = {"what": what, "value": value, "step": STEP, "path": "unchanged"}
     done = run_command(place, "train", *overrides, hooks=[("poison", how)])
     assert done.code == 4, done.told

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from warm.commands import Commands
 
 from chronorun.core.jsonl import EMPTY_LOG, JsonlWriter
 from chronorun.errors import StorageError
 from chronorun.lifecycle.edit.archive import Archive, Archived
 from chronorun.lifecycle.edit.saved import Saved
 from chronorun.training.logs import RunLogs
-from reliability.commands import Commands
 from reliability.figures import Figures
 
 PRECIOUS = b"nobody's log\n"

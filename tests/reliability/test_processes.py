@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm.commands import Commands
 
 from chronorun.analysis.reading.run import Run
 from chronorun.analysis.replay.derive import replay_run
 from chronorun.analysis.replay.whatif import what_if
 from chronorun.config.lifecycle import LifecycleConfig
 from reliability import nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 from reliability.ranks import Ended, Pair
 
@@ -83,15 +83,15 @@ def test_two_processes_decide_what_one_decides(
     run_command: Commands,
     place: Path,
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
-    if not whole and name != min(FIXTURES):
-        pytest.skip("needs --whole")
+    if not exhaustive and name != min(FIXTURES):
+        pytest.skip("needs --exhaustive")
     fixture = FIXTURES[name]
     arguments = ("train", *nano.NANO, "edits=policy", *fixture["overrides"], "run_id=x")
     alone = run_command(place / "one", *arguments)
     assert alone.code == 0, alone.told
-    ends = pair(place / "two", *arguments, agent=whole)
+    ends = pair(place / "two", *arguments, agent=exhaustive)
     assert [end.code for end in ends] == [0, 0], ends
     one, two = (place / number / "outputs" / "x" for number in ("one", "two"))
     assert margins_hold(one)
@@ -119,10 +119,10 @@ def test_a_disagreement_ends_both_with_both_digests(
     overrides: tuple[str, ...],
     place: Path,
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
-    if not whole and (kind != "skipped edit" or agent):
-        pytest.skip("needs --whole")
+    if not exhaustive and (kind != "skipped edit" or agent):
+        pytest.skip("needs --exhaustive")
     name, how, what = DISAGREEMENTS[kind]
     ends = pair(place, "train", *overrides, faults={1: [(name, how)]}, agent=agent)
     assert [end.code for end in ends] == [5, 5], ends
@@ -147,10 +147,10 @@ def test_nobody_waits_for_a_process_that_is_lost(
     place: Path,
     two: Path,
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
-    if not whole and (rank, number) != (1, signal.SIGKILL):
-        pytest.skip("needs --whole")
+    if not exhaustive and (rank, number) != (1, signal.SIGKILL):
+        pytest.skip("needs --exhaustive")
     faults = {rank: [("signal_before", {"step": 18, "number": int(number)})]}
     ends = pair(place, "train", *overrides, faults=faults)
     other = ends[1 - rank]
@@ -164,7 +164,7 @@ def test_nobody_waits_for_a_process_that_is_lost(
     assert count(f"one of two processes got {number.name}: the other exits 5, resumed", held)
 
 
-@pytest.mark.whole
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("first", "then"), [(2, 2), (2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(
     first: int,
@@ -199,7 +199,7 @@ def _losses(run: Path) -> list[float]:
     return [float.fromhex(bits) for _, bits in nano.loss_bits(run)]
 
 
-@pytest.mark.whole
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("agent", [True, False], ids=["torchrun", "alone"])
 def test_a_signal_to_one_process_stops_both_after_the_same_step(
     agent: bool,
@@ -221,7 +221,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(
     assert count("SIGTERM to one of two processes: saved, both exit 143, resumed", held)
 
 
-@pytest.mark.whole
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_nan_in_one_process_stops_both_before_the_update(
@@ -244,7 +244,7 @@ def test_nan_in_one_process_stops_both_before_the_update(
     assert count(f"NaN in a {what} of one of two processes: both exit 4, no update", held)
 
 
-@pytest.mark.whole
+@pytest.mark.exhaustive
 def test_what_several_processes_cannot_do_is_said_before_a_folder_is_made(
     pair: Pair, overrides: tuple[str, ...], place: Path
 ) -> None:

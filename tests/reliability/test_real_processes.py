@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from warm.commands import Commands
 
 from reliability import nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 from reliability.ranks import LIMIT_S, Pair
 
@@ -83,13 +83,13 @@ def test_a_run_goes_on_in_other_processes_with_the_same_decisions(
     never_stopped: NeverStopped,
     place: Path,
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
     if then == 1 and agent:
         pytest.skip("one process needs no torchrun")
     # torchrun takes seconds to start; the processes differ as much without it.
-    if not whole and agent:
-        pytest.skip("needs --whole")
+    if not exhaustive and agent:
+        pytest.skip("needs --exhaustive")
     expected = never_stopped(first)
     run = nano.copy_until(expected, place / "outputs" / "x", STEP)
     train(then, place, "resume=outputs/x", agent=agent)
@@ -107,11 +107,11 @@ def test_a_stopped_run_goes_on_with_any_number_of_processes(
     run_command: Commands,
     place: Path,
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
     # Ctrl-C goes to all of a terminal, and torchrun hands it on.
-    if not whole and (whom, number) != ("all", signal.SIGINT):
-        pytest.skip("needs --whole")
+    if not exhaustive and (whom, number) != ("all", signal.SIGINT):
+        pytest.skip("needs --exhaustive")
     told = stop(run_command.environment, place / "stopped", whom, number)
     run = place / "stopped" / "outputs" / "x"
     [step] = {path.name for path in (run / "checkpoints").iterdir()} - {"step_00000018"}

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from warm.commands import Commands
 
 from reliability import nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 
 KINDS = {"SPAWN", "PRUNE", "SPLIT", "MERGE", "REVIVE", "ROLLBACK"}
@@ -33,10 +33,15 @@ def test_the_run_these_tests_use_holds_each_kind_of_action(uninterrupted: Path) 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_resumed_before_of_and_after_each_kind_of_action(
-    step: int, run_command: Commands, place: Path, uninterrupted: Path, count: Figures, whole: bool
+    step: int,
+    run_command: Commands,
+    place: Path,
+    uninterrupted: Path,
+    count: Figures,
+    exhaustive: bool,
 ) -> None:
-    if not (whole or step in QUICK):
-        pytest.skip("needs --whole")
+    if not (exhaustive or step in QUICK):
+        pytest.skip("needs --exhaustive")
     resumed = nano.copy_until(uninterrupted, place / "outputs" / "x", step)
     done = run_command(place, "train", f"resume=outputs/x/checkpoints/step_{step:08d}")
     assert done.code == 0, done.told

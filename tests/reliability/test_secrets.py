@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm.commands import TESTS, Commands
 
 from reliability import nano
-from reliability.commands import TESTS, Commands
 from reliability.figures import Figures
 
 CANARY = "c4nary0123456789abcdef0123456789abcdef01"
@@ -32,10 +32,10 @@ def test_the_key_of_wandb_is_nowhere(
     overrides: tuple[str, ...],
     place: Path,
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
-    if not whole and mode == "offline":
-        pytest.skip("needs --whole")
+    if not exhaustive and mode == "offline":
+        pytest.skip("needs --exhaustive")
     env = {"WANDB_API_KEY": CANARY, "WANDB_MODE": "disabled"}
     extra, hooks = ["training.max_steps=10"], []
     if mode == "offline":

@@ -8,9 +8,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from warm.commands import Commands
 
 from reliability import nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 
 QUICK = {("step", signal.SIGTERM), ("save", signal.SIGINT), ("edit", signal.SIGTERM)}
@@ -29,10 +29,10 @@ def test_the_first_signal_saves(
     uninterrupted: Path,
     moments: dict[str, list[int]],
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
-    if not whole and (draw or (region, number) not in QUICK):
-        pytest.skip("needs --whole")
+    if not exhaustive and (draw or (region, number) not in QUICK):
+        pytest.skip("needs --exhaustive")
     choose = random.Random(f"{region} {number} {draw}")
     # Not the last: a run that is done anyway completes.
     call = choose.randrange(len(moments[region]) - 1)
@@ -69,10 +69,10 @@ def test_the_second_signal_leaves_at_once(
     place: Path,
     uninterrupted: Path,
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
-    if not whole and (region, number) not in QUICK:
-        pytest.skip("needs --whole")
+    if not exhaustive and (region, number) not in QUICK:
+        pytest.skip("needs --exhaustive")
     at = {"region": region, "call": 3, "tick": 30, "number": int(number), "times": 2}
     stopped = run_command(place, "train", *overrides, hooks=[("signal_at", at)])
     assert stopped.code == -number, stopped.told

@@ -70,7 +70,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     return {job["variant"].partition("=")[2]: job for job in found}
 
 
-@pytest.mark.whole
+@pytest.mark.exhaustive
 def test_of_six_jobs_two_fail_and_are_named(place: Path, cache_dir: Path, count: Figures) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     killer = Killer(place, f"optimizer.lr-{KILLED}")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm.commands import Commands
 
 from reliability import nano
-from reliability.commands import Commands
 from reliability.figures import Figures
 
 WAYS: dict[str, tuple[dict[str, str], list[tuple[str, dict[str, Any]]]]] = {
@@ -38,10 +38,10 @@ def test_the_run_is_bit_identical(
     place: Path,
     uninterrupted: Path,
     count: Figures,
-    whole: bool,
+    exhaustive: bool,
 ) -> None:
-    if not whole and way in SLOW:
-        pytest.skip("needs --whole")
+    if not exhaustive and way in SLOW:
+        pytest.skip("needs --exhaustive")
     env, hooks = WAYS[way]
     quick = "tracking.wandb.start_timeout_s=5"
     done = run_command(place, "train", *overrides, quick, env=env, hooks=hooks)

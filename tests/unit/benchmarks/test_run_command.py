@@ -29,7 +29,7 @@ def test_without_a_gpu_its_rows_say_that_they_were_not_measured() -> None:
     assert {row.value for row in rows} == {None}
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_quick_command_prints_and_writes_its_rows(tmp_path: Path, cache_dir: Path) -> None:
     out = tmp_path / "results" / "performance"
     groups = ["edits", "evaluation", "gpu"]

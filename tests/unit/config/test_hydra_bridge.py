@@ -24,9 +24,14 @@ Run = Callable[..., Any]
     "arguments",
     [
         ("--multirun", "seed=1,2", "model=nano"),
-        ("seed=1,2", "--multirun", "model=nano"),
-        ("seed=1,2", "model=nano", "-m"),
-        ("seed=choice(1,2)", "model=nano", "-m"),
+        *(
+            pytest.param(arguments, marks=pytest.mark.whole)
+            for arguments in (
+                ("seed=1,2", "--multirun", "model=nano"),
+                ("seed=1,2", "model=nano", "-m"),
+                ("seed=choice(1,2)", "model=nano", "-m"),
+            )
+        ),
         ("seed=range(1,3)", "model=nano", "-m"),
         ("seed=1,2", "model=nano", "hydra.mode=MULTIRUN"),
     ],

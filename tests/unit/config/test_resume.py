@@ -257,7 +257,7 @@ def test_a_run_that_named_what_auto_means_goes_on(
     "overrides", [("model.top_k=1",), ("scenario=too_few",), ("scenario=capacity_whiplash",)]
 )
 @pytest.mark.parametrize("now", [(), ("router.gate_order=auto",)])
-@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("named", [True, pytest.param(False, marks=pytest.mark.whole)])
 def test_a_run_whose_router_the_loss_did_not_reach_is_refused_with_advice_that_works(
     chronorun_here: Run,
     training: Any,

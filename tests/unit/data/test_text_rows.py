@@ -188,8 +188,12 @@ def test_files_without_a_row_are_left_out_and_told(tmp_path: Path) -> None:
     ("name", "data", "message"),
     [
         ("a.txt", bz2.compress(b"text"), "is bzip2, which is not read"),
-        ("a.txt", gzip.compress(b"text"), "is gzip under a name without .gz"),
-        ("a.tar.gz", gzip.compress(b"text"), "is an archive of files, expected a compressed text"),
+        ("a.txt", gzip.compress(b"text", mtime=0), "is gzip under a name without .gz"),
+        (
+            "a.tar.gz",
+            gzip.compress(b"text", mtime=0),
+            "is an archive of files, expected a compressed text",
+        ),
     ],
 )
 def test_what_is_packed_otherwise_is_called_what_it_is(

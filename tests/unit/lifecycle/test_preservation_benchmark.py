@@ -13,7 +13,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_quick_command_prints_and_writes_every_edit(tmp_path: Path, cache_dir: Path) -> None:
     file = tmp_path / "figures.json"
     command = [sys.executable, str(BENCHMARKS / "preservation.py"), "--quick", "--json", str(file)]

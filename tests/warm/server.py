@@ -1,12 +1,13 @@
 """A warm process that forks one child per command line: a kill then costs a run, not an import.
 
-Started as ``python -m reliability.server``; one JSON request a line in, one JSON reply a line out.
+Started as ``python -m warm.server``; one JSON request a line in, one JSON reply a line out.
 It never computes a gradient itself: autograd does not survive a fork.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -17,12 +18,27 @@ from pathlib import Path
 from typing import Any
 
 WARM = (
+    "typer.main",
+    "typer.completion",
+    "pydantic.type_adapter",
+    "hydra.main",
+    "hydra._internal.hydra",
+    "hydra._internal.utils",
+    "hydra.plugins.plugin",
+    "logging.config",
+    "scipy.optimize",
+    "numpy.testing",
+    "charset_normalizer",
+    "chronorun.cli.app",
     "chronorun.cli.train",
+    "chronorun.cli.bench",
     "chronorun.config.hydra_bridge",
     "chronorun.config.compose",
     "chronorun.training.runner",
     "chronorun.tracking.group",
     "chronorun.analysis.report.page",
+    "chronorun.analysis.replay.derive",
+    "chronorun.bench.report.write",
     "torch.nn.parallel",
     "torch.distributed.rendezvous",
     "chronorun.training.data_parallel",
@@ -44,7 +60,6 @@ def child(request: dict[str, Any]) -> int:
     os.chdir(request["cwd"])
     os.environ.update(request["env"])
     import torch
-
     from reliability.batch import run_batch
 
     torch.set_num_threads(1)
@@ -115,12 +130,16 @@ def wait_for_rank(pid: int, ends: list[str], limit_s: float) -> dict[str, Any]:
 
 
 def warm_up() -> None:
-    """Import what a run needs, the modules that the first optimizer brings included."""
+    """Import what a command needs, what comes with the first optimizer and plugins of Hydra too."""
     for name in WARM:
         importlib.import_module(name)
     import torch
+    from hydra.core.plugins import Plugins
 
     torch.optim.AdamW([torch.zeros(1)], fused=True)
+    Plugins.instance()
+    # A child has no use for looking through these again and again.
+    gc.freeze()
 
 
 def main() -> None:

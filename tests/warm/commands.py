@@ -35,7 +35,7 @@ class Server:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "reliability.server"],
+            [sys.executable, "-m", "warm.server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -53,7 +53,7 @@ class Server:
     def reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, "the server of the reliability tests has ended"
+        assert line, "the warm server has ended"
         return dict(json.loads(line))
 
     def close(self) -> None:
@@ -91,10 +91,14 @@ class Commands:
         kill_after_s: float | None = None,
         limit_s: float = 120.0,
         batch: dict[str, Any] | None = None,
+        printed: Path | None = None,
     ) -> Done:
-        """Run one command in ``cwd`` with hooks of ``reliability.hooks`` installed."""
+        """Run one command in ``cwd`` with hooks of ``reliability.hooks`` installed.
+
+        What it prints goes to files of the folder ``printed`` (or ``cwd``).
+        """
         cwd.mkdir(parents=True, exist_ok=True)
-        out, err = cwd / "stdout.txt", cwd / "stderr.txt"
+        out, err = ((printed or cwd) / name for name in ("stdout.txt", "stderr.txt"))
         request = {
             "arguments": arguments,
             "cwd": str(cwd),

@@ -1,9 +1,9 @@
-"""The language-model loss reaches every router: each preset, each scenario, the README's layer."""
+"""The language-model loss reaches every router: each preset, each scenario, a layer of one's own."""
 
 from __future__ import annotations
 
 import itertools
-import re
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from chronorun.config.run import RunConfig
 from chronorun.model import GPT
 from chronorun.training.scenarios import build_scenario
 
-README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+SCRIPT = Path(__file__).parents[3] / "scripts/own_model.py"
 VOCAB = 32
 # Width and depth of a preset cost time and do not touch its gates.
 SMALL = ("model.d_model=16", "model.n_heads=2", "model.d_ff=16", "model.context_length=16")
@@ -87,12 +87,8 @@ def two_domains() -> Any:
     return SimpleNamespace(split=lambda name: split)
 
 
-def test_of_the_layer_that_the_readme_writes_by_hand() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    (code,) = [block for block in blocks if "class MyMoE" in block]
-    definitions = code[: code.index("torch.manual_seed(0)")]
-    made: dict[str, Any] = {}
-    exec(compile(definitions, "README", "exec"), made)
+def test_of_the_layer_that_the_script_writes_by_hand() -> None:
+    made = runpy.run_path(str(SCRIPT))
     torch.manual_seed(0)
     model = made["MyModel"]()
     assert [layer.top_k for layer in model.moe_layers()] == [1, 1]

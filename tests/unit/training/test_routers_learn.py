@@ -1,4 +1,4 @@
-"""The language-model loss reaches every router: each preset, each scenario, a layer of one's own."""
+"""The language-model loss reaches every router: each preset, each scenario, own layers."""
 
 from __future__ import annotations
 

@@ -105,9 +105,21 @@ def test_its_row_of_the_lifecycles_actions_names_them_and_their_options() -> Non
     assert [group_options(action) for action in actions] == [options] * len(actions)
 
 
-def test_the_tables_of_the_logs_are_current(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_their_links_lead_to_files_and_headings(page: str) -> None:
+    for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([\w-]+))?\)", PAGES[page]):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            anchors = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+            assert heading in anchors, f"{target}#{heading}"
+
+
+@pytest.mark.parametrize("script", ["readme_tables.py", "log_tables.py"])
+def test_their_generated_tables_are_current(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts/log_tables.py", "--check"],
+        [sys.executable, ROOT / "scripts" / script, "--check"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -11,11 +11,14 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from chronorun.analysis.reading import records
 from chronorun.config.compose import compose_checked
 from chronorun.config.paths import conf_dir, group_options, groups
 from chronorun.config.roots import ConfigFiles
+from chronorun.lifecycle.experts.states import TRANSITIONS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -127,6 +130,22 @@ def test_their_generated_tables_are_current(script: str, tmp_path: Path) -> None
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_field_that_a_reader_of_logs_takes_is_described() -> None:
+    text = PAGES["chronorun/analysis/README.md"]
+    structs = [kind for kind in vars(records).values() if isinstance(kind, msgspec.StructMeta)]
+    fields = {f.encode_name for kind in structs for f in msgspec.structs.fields(kind)}
+    assert len(fields) > 30
+    assert sorted(name for name in fields if f"`{name}`" not in text) == []
+
+
+def test_the_states_of_an_expert_are_drawn_as_they_are() -> None:
+    drawn = re.findall(
+        r"^    (\w+) --> (\w+):", PAGES["chronorun/lifecycle/README.md"], re.MULTILINE
+    )
+    moves = [(str(a), str(b)) for a, others in TRANSITIONS.items() for b in others]
+    assert sorted(drawn) == sorted(moves)
 
 
 def test_every_direct_dependency_is_pinned() -> None:

@@ -38,18 +38,6 @@ def _relative_entropy(p: Dist, q: Dist) -> Dist:
     return np.asarray((p * np.log(ratio)).sum(axis=1))
 
 
-def basin_overlap(first: BasinEntry, second: BasinEntry) -> float:
-    """Return the overlap of two experts' tokens: the smaller of that by type and that by position.
-
-    One histogram over both would let the positions, in which nearly all experts agree, hide that
-    two experts share no token type.
-    """
-    return min(
-        js_overlap(first.token_type_dist, second.token_type_dist),
-        js_overlap(first.position_dist, second.position_dist),
-    )
-
-
 def pair_signals(
     expert_ids: Sequence[str],
     entries: Sequence[BasinEntry],

@@ -8,7 +8,7 @@ evaluation itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,12 +35,9 @@ from chronorun.lifecycle.edit.surgery import Surgeon
 from chronorun.lifecycle.edit.waiting import (
     Birth,
     Fading,
-    pack_leaving,
-    pack_pending,
-    pack_undo,
-    unpack_leaving,
-    unpack_pending,
-    unpack_undo,
+    kept_experts,
+    ledger_state,
+    restore_ledger,
 )
 from chronorun.lifecycle.experts.ramps import Ramp
 from chronorun.lifecycle.experts.registry import Registry
@@ -377,13 +374,8 @@ class Population:
 
     def state_dict(self) -> dict[str, Any]:
         """Return nested plain data with tensors; the registry's is apart."""
-        ledger = self.ledger
-        return {
-            "pending": [pack_pending(one) for one in ledger.pending],
-            "leaving": [pack_leaving(one) for one in ledger.leaving],
-            "ramps": to_plain(ledger.ramps),
+        return ledger_state(self.ledger) | {
             "planes": to_plain(self.surgeon.planes),
-            "bundles": {str(seq): pack_undo(undo) for seq, undo in ledger.undo.items()},
             "archive": self.archive.state_dict(),
             "guard": self.surgeon.guard.state_dict(),
         }
@@ -393,24 +385,11 @@ class Population:
 
         Raises ValueError for an expert that does not fit its layer.
         """
-        ledger = self.ledger
-        ledger.pending = [unpack_pending(saved) for saved in state["pending"]]
-        ledger.leaving = [unpack_leaving(saved) for saved in state["leaving"]]
-        ledger.ramps = from_plain(dict[str, Ramp], state["ramps"])
+        restore_ledger(self.ledger, state)
         self.surgeon.planes = from_plain(dict[str, Plane], state["planes"])
-        ledger.undo = {int(seq): unpack_undo(saved) for seq, saved in state["bundles"].items()}
         self.archive.load_state_dict(state["archive"])
         self.surgeon.guard.load_state_dict(state["guard"])
-        for layer_id, saved in self._kept():
+        for layer_id, saved in kept_experts(self.ledger):
             self.surgeon.check(layer_id, saved)
         for layer_id in self.registry.layers():
             self.surgeon.apply(Edit(layer_id))
-
-    def _kept(self) -> Iterator[tuple[int, Saved]]:
-        """Yield the layer and the tensors of each expert that is kept outside the model."""
-        for birth in self.ledger.pending:
-            yield birth.decision.layer_id, birth.parts.newborn.saved
-        for leaving in self.ledger.leaving:
-            yield from ((leaving.decision.layer_id, each) for each in leaving.parts.saved.values())
-        for undo in self.ledger.undo.values():
-            yield from ((undo.layer_id, saved) for saved in undo.saved.values())

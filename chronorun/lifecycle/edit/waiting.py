@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from chronorun.core.state import from_plain, to_plain
 from chronorun.lifecycle.edit.saved import Newborn, Plane, Saved, flatten_saved, nest_saved
+from chronorun.lifecycle.experts.ramps import Ramp
 from chronorun.lifecycle.record.decisions import LifecycleDecision
-from chronorun.lifecycle.record.ledger import Undo, Waiting, leaver
+from chronorun.lifecycle.record.ledger import Ledger, Undo, Waiting, leaver
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,31 @@ def unpack_undo(plain: Any) -> Undo:
     undo = from_plain(Undo, plain)
     flat = from_plain(dict[str, dict[str, Tensor]], undo.saved)
     return replace(undo, saved={name: nest_saved(each) for name, each in flat.items()})
+
+
+def ledger_state(ledger: Ledger) -> dict[str, Any]:
+    """Return what waits, fades, ramps and may be undone, as nested plain data with tensors."""
+    return {
+        "pending": [pack_pending(one) for one in ledger.pending],
+        "leaving": [pack_leaving(one) for one in ledger.leaving],
+        "ramps": to_plain(ledger.ramps),
+        "bundles": {str(seq): pack_undo(undo) for seq, undo in ledger.undo.items()},
+    }
+
+
+def restore_ledger(ledger: Ledger, state: Mapping[str, Any]) -> None:
+    """Restore what ``ledger_state`` returned. Raises ValueError for values of other types."""
+    ledger.pending = [unpack_pending(plain) for plain in state["pending"]]
+    ledger.leaving = [unpack_leaving(plain) for plain in state["leaving"]]
+    ledger.ramps = from_plain(dict[str, Ramp], state["ramps"])
+    ledger.undo = {int(seq): unpack_undo(plain) for seq, plain in state["bundles"].items()}
+
+
+def kept_experts(ledger: Ledger) -> Iterator[tuple[int, Saved]]:
+    """Yield the layer and the tensors of each expert that is kept outside the model."""
+    for birth in ledger.pending:
+        yield birth.decision.layer_id, birth.parts.newborn.saved
+    for leaving in ledger.leaving:
+        yield from ((leaving.decision.layer_id, saved) for saved in leaving.parts.saved.values())
+    for undo in ledger.undo.values():
+        yield from ((undo.layer_id, saved) for saved in undo.saved.values())

@@ -15,7 +15,6 @@ from chronorun.config.lifecycle import LifecycleConfig
 from chronorun.lifecycle.decide.derived import cluster_of
 from chronorun.lifecycle.decide.merge import similarity
 from chronorun.lifecycle.decide.similarity import (
-    basin_overlap,
     js_overlap,
     js_overlaps,
     pair_signals,
@@ -83,6 +82,12 @@ def test_overlaps_of_many_rows_are_those_of_each(rows: list[tuple[Array, Array]]
 )
 def test_overlap_worked_by_hand(p: list[float], q: list[float], overlap: float) -> None:
     assert js_overlap(np.array(p), np.array(q)) == pytest.approx(overlap, abs=1e-12)
+
+
+def basin_overlap(first: BasinEntry, second: BasinEntry) -> float:
+    """Return what the one pair of a layer of two experts is said to overlap."""
+    (pair,) = pair_signals(["a", "b"], [first, second], np.eye(2))
+    return pair.overlap
 
 
 def test_two_experts_that_share_positions_but_no_token_type_do_not_overlap() -> None:

@@ -117,22 +117,11 @@ def inspect_(
     debug: Debug = False,
 ) -> None:
     """Show what happened in a run and why, or read one log."""
-    from chronorun.cli.inspect import inspect_command
+    from chronorun.analysis.inspect.filters import make_filters
+    from chronorun.cli.inspect import Wanted, inspect_command
 
-    inspect_command(
-        path,
-        why,
-        layer or [],
-        expert or [],
-        action or [],
-        since,
-        until,
-        as_json,
-        as_csv,
-        plot,
-        html,
-        follow,
-    )
+    filters = make_filters(layer or [], expert or [], action or [], since, until)
+    inspect_command(path, Wanted(filters, why, as_json, as_csv, plot, html, follow))
 
 
 @app.command("replay")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from chronorun.analysis.inspect import output
 from chronorun.analysis.inspect.any_log import first_kind, refuse_why, scan_log
-from chronorun.analysis.inspect.filters import Filters, make_filters
+from chronorun.analysis.inspect.filters import Filters
 from chronorun.analysis.inspect.follow import follow, followable
 from chronorun.analysis.inspect.screen import headline, render_log, render_run, render_sweep
 from chronorun.analysis.inspect.sweep import scan_sweep
@@ -29,39 +29,27 @@ from chronorun.errors import UserError
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked for, beside the path."""
+    """The options of the command."""
 
     filters: Filters
     why: str | None
     as_json: bool
     as_csv: bool
+    plot: str | None
+    html: str | None
+    follow: bool
 
 
-def inspect_command(
-    path: str,
-    why: str | None,
-    layers: list[int],
-    experts: list[str],
-    actions: list[str],
-    since: int | None,
-    until: int | None,
-    as_json: bool,
-    as_csv: bool,
-    plot: str | None,
-    html: str | None,
-    follows: bool,
-) -> None:
+def inspect_command(path: str, wanted: Wanted) -> None:
     """Show a run, a log or a sweep, or write its pictures."""
-    if as_json and as_csv:
+    if wanted.as_json and wanted.as_csv:
         raise UserError("inspect: --json and --csv, expected one of the two; leave one out")
-    wanted = Wanted(make_filters(layers, experts, actions, since, until), why, as_json, as_csv)
     place = Path(path)
     if not place.exists():
         raise UserError(f"inspect: {path} is not there, expected a log or a folder; name another")
-    if plot is not None or html is not None:
-        _write(place, plot, html)
-        return
-    if follows:
+    if wanted.plot is not None or wanted.html is not None:
+        _write(place, wanted.plot, wanted.html)
+    elif wanted.follow:
         _follow(place, wanted)
     elif place.is_dir() and not has_logs(place):
         _show_sweep(place, wanted)

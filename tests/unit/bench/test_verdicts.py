@@ -131,18 +131,21 @@ def without_intervals(monkeypatch):
 ARMS = ("static", "loss_free", "yoked", "lifecycle")
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("without_intervals")
 def test_planted_nulls_are_rarely_called_effects():
     # The family-wise rate is at most 5% by design; 200 sweeps may show up to 8.5% of that.
     assert error_rate(dict.fromkeys(ARMS, 0.0), ("HELPS", "HARMS")) <= 0.085
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("without_intervals")
 def test_edits_that_help_by_chance_alone_are_rarely_called_help():
     effects = {"static": 0.0, "loss_free": 0.0, "yoked": -0.05, "lifecycle": -0.05}
     assert error_rate(effects, ("HELPS",)) <= 0.085
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("without_intervals")
 def test_an_effect_just_beyond_the_margin_is_rarely_called_no_harm():
     # On the side where HARMS cannot hide a wrong NO HARM; yoked keeps HELPS away.

@@ -76,7 +76,9 @@ def start(shell: str, folder: Path) -> Terminal:
     return terminal
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    "shell", ["bash", *(pytest.param(name, marks=pytest.mark.whole) for name in ("zsh", "fish"))]
+)
 def test_tab_completes_in_a_real_shell(shell: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")

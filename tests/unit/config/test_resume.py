@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,22 @@ pytest_plugins = ("cli_in_process",)
 Run = Callable[..., Any]
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the outputs of the first run are kept: begun once, copied by each test."""
+    return tmp_path_factory.mktemp("begun") / "outputs"
+
+
 @pytest.fixture
-def stopped(chronorun_here: Run, training: Any) -> Path:
+def stopped(chronorun_here: Run, training: Any, begun: Path) -> Path:
     """A run with a checkpoint, as the training would have left it."""
-    assert chronorun_here("train", "run_id=a", "model=nano", "seed=3").code == 0
-    return leave_behind(training)
+    if not begun.exists():
+        assert chronorun_here("train", "run_id=a", "model=nano", "seed=3").code == 0
+        leave_behind(training)
+        shutil.copytree("outputs", begun, symlinks=True)
+    else:
+        shutil.copytree(begun, "outputs", symlinks=True)
+    return Path("outputs/a")
 
 
 def leave_behind(training: Any) -> Path:
@@ -67,7 +79,7 @@ def test_a_second_resume_still_knows_the_first_overrides(
     assert [config.seed for config, _, _ in training.runs] == [3, 3]
 
 
-@pytest.mark.parametrize("flags", [(), ("-cd", "mine")])
+@pytest.mark.parametrize("flags", [(), pytest.param(("-cd", "mine"), marks=pytest.mark.whole)])
 def test_a_run_from_files_of_the_users_goes_on_from_its_own_configuration(
     chronorun_here: Run, training: Any, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
@@ -114,7 +126,9 @@ def test_an_absolute_path_and_another_working_folder_continue_the_same_run(
     assert training.runs[0][2] == tmp_path / stopped
 
 
-@pytest.mark.parametrize("how", ["resume=auto", "resume=outputs/a"])
+@pytest.mark.parametrize(
+    "how", ["resume=auto", pytest.param("resume=outputs/a", marks=pytest.mark.whole)]
+)
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -164,6 +178,7 @@ def test_a_sweep_resumes_job_by_job(chronorun_here: Run, training: Any) -> None:
     )
 
 
+@pytest.mark.whole
 def test_one_job_of_a_sweep_resumes_by_its_folder(chronorun_here: Run, training: Any) -> None:
     assert (
         chronorun_here("train", "-m", "run_id=sw", "seed=1,2", "optimizer.lr=1e-3,2e-3").code == 0
@@ -237,10 +252,15 @@ def saved_by_an_older_version(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "now"),
     [
-        (("model.top_k=2",), ()),
-        (("model.top_k=3", "scenario=collapse"), ()),
         (("model.top_k=2",), ("router.gate_order=topk_then_softmax",)),
-        (("router=topk",), ()),
+        *(
+            pytest.param(overrides, (), marks=pytest.mark.whole)
+            for overrides in (
+                ("model.top_k=2",),
+                ("model.top_k=3", "scenario=collapse"),
+                ("router=topk",),
+            )
+        ),
     ],
 )
 def test_a_run_that_named_what_auto_means_goes_on(
@@ -254,9 +274,16 @@ def test_a_run_that_named_what_auto_means_goes_on(
 
 
 @pytest.mark.parametrize(
-    "overrides", [("model.top_k=1",), ("scenario=too_few",), ("scenario=capacity_whiplash",)]
+    "overrides",
+    [
+        ("model.top_k=1",),
+        pytest.param(("scenario=too_few",), marks=pytest.mark.whole),
+        pytest.param(("scenario=capacity_whiplash",), marks=pytest.mark.whole),
+    ],
 )
-@pytest.mark.parametrize("now", [(), ("router.gate_order=auto",)])
+@pytest.mark.parametrize(
+    "now", [(), pytest.param(("router.gate_order=auto",), marks=pytest.mark.whole)]
+)
 @pytest.mark.parametrize("named", [True, pytest.param(False, marks=pytest.mark.whole)])
 def test_a_run_whose_router_the_loss_did_not_reach_is_refused_with_advice_that_works(
     chronorun_here: Run,
@@ -283,6 +310,7 @@ def test_a_run_whose_router_the_loss_did_not_reach_is_refused_with_advice_that_w
     assert chronorun_here("train", "run_id=b", "model=nano", *overrides, *now).code == 0
 
 
+@pytest.mark.whole
 def test_a_job_of_an_older_sweep_is_refused_like_a_run(chronorun_here: Run, training: Any) -> None:
     sweep = ("-m", "run_id=sw", "model=nano", "model.top_k=1,2")
     assert chronorun_here("train", *sweep).code == 0

@@ -63,18 +63,22 @@ def other_count(step: int) -> None:
 
 
 def skipped_edit(step: int) -> None:
-    """Leave the layer as it is where an expert is to come or go."""
+    """Leave the layers as they are where experts come or go before a step."""
+    from chronorun.lifecycle.edit.population import Population
     from chronorun.lifecycle.edit.surgery import Surgeon
 
-    apply = Surgeon.apply
+    begin, apply = Population.begin_step, Surgeon.apply
 
-    def applying(self: Any, edit: Any) -> None:
-        if edit.step >= step and (edit.insert or edit.remove):
+    def beginning(self: Any, at: int) -> Any:
+        if at >= step and self.ledger.is_due(at):
             _strike()
-            return
-        apply(self, edit)
+            Surgeon.apply = lambda self, edit: None  # type: ignore[method-assign]
+        try:
+            return begin(self, at)
+        finally:
+            Surgeon.apply = apply  # type: ignore[method-assign]
 
-    Surgeon.apply = applying  # type: ignore[method-assign]
+    Population.begin_step = beginning  # type: ignore[method-assign]
 
 
 def signal_before(step: int, number: int) -> None:

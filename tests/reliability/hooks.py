@@ -13,10 +13,10 @@ from typing import Any
 
 from reliability.rank_faults import (
     other_count,
+    other_edit,
     other_input,
     other_weights,
     signal_before,
-    skipped_edit,
 )
 from reliability.wandb_hooks import fake_wandb, no_wandb
 
@@ -26,12 +26,12 @@ __all__ = [
     "fake_wandb",
     "no_wandb",
     "other_count",
+    "other_edit",
     "other_input",
     "other_weights",
     "poison",
     "signal_at",
     "signal_before",
-    "skipped_edit",
     "watch_resources",
 ]
 

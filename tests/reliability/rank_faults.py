@@ -62,21 +62,18 @@ def other_count(step: int) -> None:
     RoutingRecorder.flush = flushing  # type: ignore[method-assign]
 
 
-def skipped_edit(step: int) -> None:
-    """Leave the layers as they are where experts come or go before a step."""
+def other_edit(step: int) -> None:
+    """Let an edit before a step come out differently: another router row than elsewhere."""
     from chronorun.lifecycle.edit.population import Population
-    from chronorun.lifecycle.edit.surgery import Surgeon
 
-    begin, apply = Population.begin_step, Surgeon.apply
+    begin = Population.begin_step
 
     def beginning(self: Any, at: int) -> Any:
-        if at >= step and self.ledger.is_due(at):
+        done = begin(self, at)
+        if done and at >= step:
             _strike()
-            Surgeon.apply = lambda self, edit: None  # type: ignore[method-assign]
-        try:
-            return begin(self, at)
-        finally:
-            Surgeon.apply = apply  # type: ignore[method-assign]
+            self.surgeon.layers[done[0].layer_id].slot_tensors()["router.weight"].data[0] += 1.0
+        return done
 
     Population.begin_step = beginning  # type: ignore[method-assign]
 

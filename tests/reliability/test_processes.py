@@ -106,7 +106,7 @@ DISAGREEMENTS = {
     "count": ("other_count", {"step": 15}, "the routing counts and losses after step 15"),
     "policy input": ("other_input", {"step": 15}, "policy inputs and decisions after step 15"),
     "weights": ("other_weights", {}, "configuration, corpus and initial weights"),
-    "skipped edit": ("skipped_edit", {"step": 15}, "the expert population after step 20"),
+    "edit": ("other_edit", {"step": 15}, "the expert population after step 20"),
 }
 
 
@@ -121,7 +121,7 @@ def test_a_disagreement_ends_both_with_both_digests(
     count: Figures,
     exhaustive: bool,
 ) -> None:
-    if not exhaustive and (kind != "skipped edit" or agent):
+    if not exhaustive and (kind != "edit" or agent):
         pytest.skip("needs --exhaustive")
     name, how, what = DISAGREEMENTS[kind]
     ends = pair(place, "train", *overrides, faults={1: [(name, how)]}, agent=agent)

@@ -170,6 +170,7 @@ def test_another_comparison_in_the_same_folder_is_refused(sweep: Path, run_in: R
     assert "lifecycle=aggressive" in done.stderr
 
 
+@pytest.mark.whole
 def test_options_that_were_edited_make_another_comparison(
     tmp_path: Path, run_in: RunCommand
 ) -> None:
@@ -188,6 +189,7 @@ def test_options_that_were_edited_make_another_comparison(
     assert "--config-dir own" in report
 
 
+@pytest.mark.whole
 def test_further_seeds_keep_the_finished_ones(tmp_path: Path, run_in: RunCommand) -> None:
     short = (*SMALL, "training.max_steps=4", "run_id=more")
     assert bench(run_in, tmp_path, *short, "arm=static", "seed=0,0").returncode == 0
@@ -207,6 +209,7 @@ def test_further_seeds_keep_the_finished_ones(tmp_path: Path, run_in: RunCommand
     assert len(list(csv.DictReader((folder / "results.csv").open()))) == 1
 
 
+@pytest.mark.whole
 def test_a_damaged_record_is_made_anew(tmp_path: Path, run_in: RunCommand) -> None:
     words = (*SMALL, "training.max_steps=4", "run_id=torn", "seed=0")
     assert bench(run_in, tmp_path, *words).returncode == 0
@@ -245,6 +248,7 @@ def test_workers_share_a_sweep_and_stop_it(tmp_path: Path, cache_dir: Path) -> N
     assert 1 <= len(ended) < 12
 
 
+@pytest.mark.whole
 def test_wandb_files_hold_every_jobs_history_and_the_table(tmp_path: Path, cache_dir: Path) -> None:
     words = (
         *SMALL,
@@ -368,6 +372,7 @@ def test_on_error_stop_stops(chronorun: Chronorun, tmp_path: Path) -> None:
     assert len(list((tmp_path / "outputs" / "bench" / "stop").glob("*/job.json"))) == 1
 
 
+@pytest.mark.whole
 def test_where_no_edit_was_made_followers_are_not_trained(
     chronorun: Chronorun, tmp_path: Path
 ) -> None:

@@ -63,8 +63,8 @@ def actions(folder: Path) -> set[str]:
     ("name", "made"),
     [
         ("aggressive", {"SPLIT", "SPAWN"}),
-        ("over", {"PRUNE", "SPLIT"}),
-        ("dry", {"SPLIT"}),
+        pytest.param("over", {"PRUNE", "SPLIT"}, marks=pytest.mark.whole),
+        pytest.param("dry", {"SPLIT"}, marks=pytest.mark.whole),
         ("undone", {"PRUNE", "ROLLBACK"}),
         pytest.param("merged", {"MERGE"}, marks=pytest.mark.whole),
         pytest.param("planted", {"SPAWN"}, marks=pytest.mark.whole),
@@ -90,6 +90,7 @@ def test_a_run_without_lifecycle_replays_control_only(run_of: MakeRun) -> None:
     assert (found.lifecycle.logged, found.control.logged) == (0, 24)
 
 
+@pytest.mark.whole
 def test_a_run_that_nobody_governs_replays_its_lifecycle(run_of: MakeRun) -> None:
     found = replay(run_of("ungoverned"))
     assert found.is_reproduced

@@ -165,7 +165,7 @@ def test_a_script_that_got_into_a_report_would_not_run(lively: Path, tmp_path: P
 
 
 @needs_browser
-@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize("width", [pytest.param(400, marks=pytest.mark.whole), 1200])
 @pytest.mark.parametrize(
     ("scheme", "paper", "heat"), [(1, "fdfdfc", "1d5c9e"), (0, "14181d", "7ab8f5")]
 )

@@ -146,7 +146,7 @@ def decisions(run: Path, action: str) -> list[dict[str, Any]]:
         pytest.param("planted_redundancy", "off", 17, marks=pytest.mark.whole),
         ("planted_redundancy", "aggressive", 34),
         pytest.param("planted_two_mode", "off", 34, marks=pytest.mark.whole),
-        ("planted_two_mode", "aggressive", 17),
+        pytest.param("planted_two_mode", "aggressive", 17, marks=pytest.mark.whole),
     ],
 )
 def test_a_plant_survives_a_resume_bit_equal(

@@ -59,7 +59,7 @@ def test_killed_inside_a_save(
     assert count("killed inside a save, resumed bit-equal", held)
 
 
-@pytest.mark.tries(1, 2, 8)
+@pytest.mark.tries(0, 2, 8)
 def test_killed_inside_an_edit(
     number: int,
     kill_and_check: Callable[[tuple[str, dict[str, Any]]], bool],
@@ -83,7 +83,7 @@ def test_killed_anywhere(
     assert count("killed at any moment, resumed bit-equal", held)
 
 
-@pytest.mark.tries(1, 1, 15)
+@pytest.mark.tries(0, 1, 15)
 def test_killed_by_the_clock(
     number: int,
     run_command: Commands,

@@ -74,7 +74,14 @@ def never_stopped(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.mark.parametrize("agent", [True, False], ids=["torchrun", "alone"])
-@pytest.mark.parametrize(("first", "then"), [(2, 2), (2, 1), (1, 2), (4, 2), (2, 4)])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (2, 2),
+        (2, 1),
+        *(pytest.param(*pair, marks=pytest.mark.whole) for pair in ((1, 2), (4, 2), (2, 4))),
+    ],
+)
 def test_a_run_goes_on_in_other_processes_with_the_same_decisions(
     first: int,
     then: int,
@@ -97,6 +104,7 @@ def test_a_run_goes_on_in_other_processes_with_the_same_decisions(
     assert count(f"saved by {first} real processes, resumed by {then}", held)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whom", ["rank 1", "rank 0", "torchrun", "all"])
 def test_a_stopped_run_goes_on_with_any_number_of_processes(

@@ -27,5 +27,9 @@ RUNS = {
         *QUICK, "lifecycle=aggressive", "scenario=planted_two_mode", "scenario.start_step=60",
         "training.max_steps=120",
     ),
+    "at_once": (
+        *BASE, "lifecycle=aggressive", "lifecycle.split_release=at_once",
+        "scenario=planted_two_mode", "training.eval_interval=20", "training.max_steps=300",
+    ),
     "ungoverned": (*QUICK, "lifecycle=aggressive", "governance=off", "training.max_steps=95"),
 }  # fmt: skip

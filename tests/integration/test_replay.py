@@ -68,6 +68,7 @@ def actions(folder: Path) -> set[str]:
         ("undone", {"PRUNE", "ROLLBACK"}),
         pytest.param("merged", {"MERGE"}, marks=pytest.mark.whole),
         pytest.param("planted", {"SPAWN"}, marks=pytest.mark.whole),
+        pytest.param("at_once", {"SPLIT"}, marks=pytest.mark.whole),
     ],
 )
 def test_every_decision_of_a_run_is_reproduced(run_of: MakeRun, name: str, made: set[str]) -> None:

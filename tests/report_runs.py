@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-SEED_RECORD = {
+# The published example of a decision, word for word.
+SEED_RECORD: dict[str, Any] = {
     "step": 15000,
     "run_id": "experiment_42",
     "action": "SPAWN",

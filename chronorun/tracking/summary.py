@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from chronorun.config.pasting import path_word, resume_command
 from chronorun.core.text import one_line
+from chronorun.core.words import finite
 
 LABEL_WIDTH = 17
 
@@ -20,13 +20,8 @@ LABEL_WIDTH = 17
 _DOMAINS_SHOWN = 8
 
 
-def _finite(value: Any) -> float | None:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if real and math.isfinite(value) else None
-
-
 def _number(value: Any, form: str, unit: str = "") -> str | None:
-    number = _finite(value)
+    number = finite(value)
     if number is None:
         return None
     return format(int(number) if form.endswith("d") else number, form) + unit
@@ -42,9 +37,9 @@ def _status(summary: Mapping[str, Any]) -> str:
 
 def _per_byte(summary: Mapping[str, Any], name: str) -> float | None:
     """Return a loss in nats per byte; the baseline's may have to come from the run's own ratio."""
-    direct = _finite(summary.get(f"{name}_per_byte"))
-    per_token = _finite(summary.get(name))
-    val, val_per_byte = (_finite(summary.get(key)) for key in ("val_loss", "val_loss_per_byte"))
+    direct = finite(summary.get(f"{name}_per_byte"))
+    per_token = finite(summary.get(name))
+    val, val_per_byte = (finite(summary.get(key)) for key in ("val_loss", "val_loss_per_byte"))
     if direct is not None or per_token is None or not val or not val_per_byte:
         return direct
     return per_token * val_per_byte / val

@@ -89,10 +89,6 @@ class Ledger:
         steps = {one.due_step for one in (*self.pending, *self.leaving)}
         return sorted(step for step in steps if end is None or step < end)
 
-    def is_due(self, step: int) -> bool:
-        """Return whether any expert enters or leaves before the forward of a step."""
-        return any(one.due_step <= step for one in (*self.pending, *self.leaving))
-
     def take_due(self, step: int) -> list[Waiting]:
         """Return what is to be finished at the start of a training step, removals first."""
         waiting = [*self.leaving, *self.pending]

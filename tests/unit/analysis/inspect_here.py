@@ -13,22 +13,6 @@ import pytest
 from chronorun.analysis import inspect
 from chronorun.cli.main import run_command_line
 
-SEED_RECORD = {
-    "step": 15000,
-    "run_id": "experiment_42",
-    "action": "SPAWN",
-    "layer_id": 2,
-    "expert_id": "L2_E9",
-    "parent_id": "L2_E3",
-    "reason": "sustained_starvation",
-    "metrics_at_decision": {
-        "layer_entropy": 1.82,
-        "layer_neff": 4.1,
-        "starvation_duration": 6,
-        "topology_debt": 0.73,
-    },
-    "config_snapshot": {"spawn_patience": 5, "spawn_init_strategy": "clone_and_perturb"},
-}
 SCHEMA = json.loads((Path(inspect.__path__[0]) / "inspect.schema.json").read_text("utf-8"))
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.analysis.inspect_here import SEED_RECORD, Inspect, decision, errors, inspect, write_log
+from report_runs import SEED_RECORD
+from unit.analysis.inspect_here import Inspect, decision, errors, inspect, write_log
 
 __all__ = ["inspect"]
 

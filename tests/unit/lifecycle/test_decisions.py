@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
+from report_runs import SEED_RECORD
 from unit.lifecycle.signal_builders import Policy, alike, dead, eager, hogged, starving
 
 from chronorun.config.lifecycle import LifecycleConfig
@@ -14,23 +14,6 @@ from chronorun.lifecycle.decide.actions import Action
 from chronorun.lifecycle.decide.signals import LayerSignals
 from chronorun.lifecycle.record.decisions import LifecycleDecision, make_decision
 
-# The published example, word for word.
-PUBLISHED: dict[str, Any] = {
-    "step": 15000,
-    "run_id": "experiment_42",
-    "action": "SPAWN",
-    "layer_id": 2,
-    "expert_id": "L2_E9",
-    "parent_id": "L2_E3",
-    "reason": "sustained_starvation",
-    "metrics_at_decision": {
-        "layer_entropy": 1.82,
-        "layer_neff": 4.1,
-        "starvation_duration": 6,
-        "topology_debt": 0.73,
-    },
-    "config_snapshot": {"spawn_patience": 5, "spawn_init_strategy": "clone_and_perturb"},
-}
 OURS = [
     "schema_version", "seq", "integrated_step", "child_ids", "partner_id", "undoes",
     "experts_before", "experts_after", "receipt", "dry_run",
@@ -45,15 +28,15 @@ def decided(signals: LayerSignals, config: LifecycleConfig | None = None) -> Lif
 
 
 def test_the_published_record_is_read() -> None:
-    decision = LifecycleDecision.from_dict(PUBLISHED)
+    decision = LifecycleDecision.from_dict(SEED_RECORD)
     written = decision.to_dict()
-    assert {k: written[k] for k in PUBLISHED} == PUBLISHED
+    assert {k: written[k] for k in SEED_RECORD} == SEED_RECORD
     assert (decision.schema_version, decision.integrated_step, decision.dry_run) == (1, None, False)
     assert (decision.child_ids, decision.receipt) == ([], {})
 
 
 def test_the_published_fields_come_first_under_their_names() -> None:
-    assert list(decided(starving()).to_dict()) == [*PUBLISHED, *OURS]
+    assert list(decided(starving()).to_dict()) == [*SEED_RECORD, *OURS]
 
 
 def test_a_record_goes_through_json_and_unknown_fields_are_ignored() -> None:
@@ -63,7 +46,7 @@ def test_a_record_goes_through_json_and_unknown_fields_are_ignored() -> None:
 
 
 def test_two_records_share_no_defaults() -> None:
-    first, second = (LifecycleDecision.from_dict(PUBLISHED) for _ in range(2))
+    first, second = (LifecycleDecision.from_dict(SEED_RECORD) for _ in range(2))
     first.child_ids.append("L2_E10")
     first.receipt["x"] = 1
     assert (second.child_ids, second.receipt) == ([], {})
@@ -75,10 +58,10 @@ def test_two_records_share_no_defaults() -> None:
 def test_a_spawn_says_what_the_published_example_says() -> None:
     decision = decided(starving(layer_id=2, debt=0.1))
     assert decision.action == "SPAWN"
-    assert decision.reason == PUBLISHED["reason"]
+    assert decision.reason == SEED_RECORD["reason"]
     assert (decision.expert_id, decision.parent_id) == ("L2_E99", "L2_E1")
-    assert set(PUBLISHED["metrics_at_decision"]) <= set(decision.metrics_at_decision)
-    assert set(PUBLISHED["config_snapshot"]) <= set(decision.config_snapshot)
+    assert set(SEED_RECORD["metrics_at_decision"]) <= set(decision.metrics_at_decision)
+    assert set(SEED_RECORD["config_snapshot"]) <= set(decision.config_snapshot)
     assert decision.config_snapshot["spawn_init_strategy"] == "clone_and_perturb"
 
 

@@ -90,7 +90,7 @@ def test_a_dead_expert_that_fades_out_is_removed_when_its_ramp_ends() -> None:
     evaluation(ledger, 10, [0.5, 0.0, 0.5])
     assert carried(ledger, Action.PRUNE, "L0_E1", fades=True) is None
     assert (ledger.due_steps(30), ledger.due_steps(31)) == ([], [30])
-    assert not ledger.is_due(29)
+    assert ledger.take_due(29) == []
     assert "L0_E1" in ledger.ramps
     (done,) = step_on(ledger, 30)
     assert (done.step, done.integrated_step) == (10, 30)

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from report_runs import SEED_RECORD
 from unit.analysis.inspect_here import (
-    SEED_RECORD,
     Inspect,
     decision,
     errors,
